@@ -22,7 +22,7 @@ def project(points: Tensor, K: Tensor, dist_coeffs: Tensor | None = None, eps: f
 
 
 def distort(rays: Tensor, dist_coeffs: Tensor) -> Tensor:
-    """Lens distortion of normalised image points (*, N, 2) by OpenCV's model, coefficients (*, 5) or (*, 8)."""
+    """Normalised image points (*, N, 2) as OpenCV's lens model, (*, 5) or (*, 8) coefficients, bends them."""
     if dist_coeffs.shape[-1] not in (5, 8):
         raise MoroError(f"Lens distortion needs 5 or 8 coefficients, got {dist_coeffs.shape[-1]}.")
     k1, k2, p1, p2, k3 = dist_coeffs[..., None, :5].unbind(-1)  # each (*, 1)

@@ -1,6 +1,7 @@
 """The trajectory of a body seen from itself: frame-to-frame rotation and velocity (spec: models 3.7)."""
 
 import logging
+import pickle
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from moro.errors import MoroError
 from moro.geometry.rotation import matrix_to_rot6d, rot6d_to_matrix
+from moro.io.atomic import atomic_path
 
 TRAJECTORY_DIM = 9  # 6D rotation and 3D velocity
 STATISTICS_CLIP_LENGTH = 60  # fixed: single-frame clips would give a zero deviation (spec: models 8.1, no. 2)
@@ -38,8 +40,10 @@ def canonical_trajectory(rotation: Tensor, translation: Tensor) -> Tensor:
     return torch.cat((trajectory, trajectory[:, -1:]), dim=1)
 
 
-def integrate_trajectory(trajectory: Tensor, rotation0: Tensor, translation0: Tensor) -> tuple[Tensor, Tensor]:
-    """Poses from a trajectory that is not normalised, the inverse of `canonical_trajectory` (spec: models 3.7).
+def integrate_trajectory(
+    trajectory: Tensor, rotation0: Tensor, translation0: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Poses from a trajectory that is not normalised: undoes `canonical_trajectory` (spec: models 3.7).
 
     trajectory    (B, F, 9)       the last frame is not used
     rotation0     (B, 1, 3, 3)    pose of the first frame
@@ -77,7 +81,10 @@ class TrajectoryStats:
         """Return self; raise MoroError if a value is missing, not finite or a deviation is below 1e-8."""
         for name, value in (("mean", self.mean), ("std", self.std)):
             if tuple(value.shape) != (TRAJECTORY_DIM,):
-                raise MoroError(f"{source}: {name} has shape {tuple(value.shape)}, expected ({TRAJECTORY_DIM},).")
+                raise MoroError(
+                    f"{source}: {name} has {value.numel()} values instead of {TRAJECTORY_DIM}; "
+                    "is this the right file?"
+                )
             if not torch.isfinite(value).all():
                 raise MoroError(f"{source}: {name} has values that are not finite; compute the file anew.")
         if (self.std < SMALLEST_STD).any():
@@ -99,7 +106,7 @@ class TrajectoryStats:
         return trajectory * self.std.to(trajectory) + self.mean.to(trajectory)
 
     def encode(self, rotation: Tensor, translation: Tensor) -> Tensor:
-        """Normalised canonical trajectory (B, F, 9); a single frame stays zero, un-normalised (spec: models 3.7).
+        """Normalised canonical trajectory (B, F, 9); a single frame gives plain zeros (spec: models 3.7).
 
         rotation     (B, F, 3, 3)
         translation  (B, F, 1, 3)  metres
@@ -113,7 +120,10 @@ class TrajectoryStats:
 
     @classmethod
     def load(cls, path: str | Path) -> "TrajectoryStats":
-        """Read the pickle {"Mean", "Std"}, float32 arrays (1, 1, 9) (spec: models 3.7); raise MoroError if unfit."""
+        """Read the pickle {"Mean", "Std"} of float32 arrays (1, 1, 9) (spec: models 3.7).
+
+        Raises MoroError if the file is missing, is something else or is unfit (see `validate`).
+        """
         from moro.io.pickles import load_pickle
 
         path = Path(path)
@@ -130,10 +140,6 @@ class TrajectoryStats:
 
     def save(self, path: str | Path) -> None:
         """Write the pickle read by `load`, readable by the reference as well."""
-        import pickle
-
-        from moro.io.atomic import atomic_path
-
         self.validate()
         arrays = {"Mean": self.mean, "Std": self.std}
         content = {name: value.float().cpu().numpy().reshape(1, 1, -1) for name, value in arrays.items()}
@@ -149,20 +155,21 @@ def stats_from_clips(clips: Iterable[tuple[Tensor, Tensor]]) -> TrajectoryStats:
     """
     count = 0
     total = torch.zeros(TRAJECTORY_DIM, dtype=torch.float64)
-    square = torch.zeros(TRAJECTORY_DIM, TRAJECTORY_DIM, dtype=torch.float64)
+    square = torch.zeros(TRAJECTORY_DIM, dtype=torch.float64)
     for rotation, translation in clips:
         if rotation.shape[0] != STATISTICS_CLIP_LENGTH:
             raise MoroError(
-                f"Trajectory statistics need clips of {STATISTICS_CLIP_LENGTH} frames, got {rotation.shape[0]}."
+                f"Trajectory statistics need clips of {STATISTICS_CLIP_LENGTH} frames, "
+                f"got one of {rotation.shape[0]}."
             )
         translation = translation.reshape(1, -1, 1, 3)  # (F, 1, 3) or (F, 3) -> (1, F, 1, 3)
         trajectory = canonical_trajectory(rotation[None].double(), translation.double())[0]
         count += len(trajectory)
         total += trajectory.sum(0)
-        square += trajectory.mT @ trajectory
+        square += trajectory.square().sum(0)
     if count == 0:
         raise MoroError("Trajectory statistics need at least one clip, got none.")
     mean = total / count
-    std = (square.diagonal() / count - mean.square()).clamp(min=0).sqrt()
+    std = (square / count - mean.square()).clamp(min=0).sqrt()
     _log.info("trajectory statistics over %d frames", count)
     return TrajectoryStats(mean.float(), std.float()).validate()

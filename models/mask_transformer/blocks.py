@@ -1,0 +1,135 @@
+"""Transformer blocks of the masked transformer (spec: models 3.3)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.mask_transformer.attention import Rotary, SpatialAttention, TemporalAttention
+
+
+class Mlp(nn.Module):
+    """Linear, exact GELU, Linear."""
+
+    def __init__(self, dim_in: int, dim_hidden: int, dim_out: int, drop: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim_in, dim_hidden)
+        self.fc2 = nn.Linear(dim_hidden, dim_out)
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop(self.fc2(self.drop(functional.gelu(self.fc1(x)))))
+
+
+class Block(nn.Module):
+    """Pre-norm residual block: spatial then temporal ("st"), or temporal then spatial ("ts")."""
+
+    def __init__(
+        self,
+        dim: int,
+        order: str,
+        num_heads: int = 8,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        attn_len: int = 60,
+    ) -> None:
+        super().__init__()
+        self.order = order
+        hidden = int(dim * mlp_ratio)
+        attention = {
+            "num_heads": num_heads,
+            "qkv_bias": qkv_bias,
+            "qk_scale": qk_scale,
+            "attn_drop": attn_drop_rate,
+            "proj_drop": drop_rate,
+        }
+        self.norm1_s, self.norm1_t = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.attn_s = SpatialAttention(dim, **attention)
+        self.attn_t = TemporalAttention(dim, attn_len=attn_len, **attention)
+        self.norm2_s, self.norm2_t = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.mlp_s = Mlp(dim, hidden, dim, drop_rate)
+        self.mlp_t = Mlp(dim, hidden, dim, drop_rate)
+
+    def forward(self, x: Tensor, rotary: Rotary, keep: int | None = None) -> Tensor:
+        """x (B, F, J, C) -> (B, F, keep, C), the first `keep` tokens (default all) as they would be anyway.
+
+        Tokens meet in spatial attention only: there the others serve as keys, after it nobody needs them.
+        """
+        if self.order == "st":
+            return self.temporal(self.spatial(x, keep), rotary)
+        return self.spatial(self.temporal(x, rotary), keep)
+
+    def spatial(self, x: Tensor, keep: int | None) -> Tensor:
+        x = x[:, :, :keep] + self.attn_s(self.norm1_s(x), keep)
+        return x + self.mlp_s(self.norm2_s(x))
+
+    def temporal(self, x: Tensor, rotary: Rotary) -> Tensor:
+        x = x + self.attn_t(self.norm1_t(x), rotary)
+        return x + self.mlp_t(self.norm2_t(x))
+
+
+class DSTFormer(nn.Module):
+    """Two streams of opposite order per layer, fused by a learned weight per token.
+
+    fuse  False: their mean (`att_fuse`)
+    The other arguments are those of `Block`.
+    """
+
+    def __init__(
+        self, dim: int, depth: int, num_heads: int = 8, fuse: bool = True, **block: float | bool | None
+    ) -> None:
+        super().__init__()
+        self.blocks_st = nn.ModuleList(Block(dim, "st", num_heads, **block) for _ in range(depth))
+        self.blocks_ts = nn.ModuleList(Block(dim, "ts", num_heads, **block) for _ in range(depth))
+        self.fuse = fuse
+        if fuse:
+            self.ts_attn = nn.ModuleList(nn.Linear(2 * dim, 2) for _ in range(depth))
+        self.rotary = Rotary(dim // num_heads)
+
+    def forward(self, x: Tensor, keep: int | None = None) -> Tensor:
+        """x (B, F, J, C) -> (B, F, keep, C): the last layer finishes `keep` tokens only (default all)."""
+        last = len(self.blocks_st) - 1
+        for layer, (block_st, block_ts) in enumerate(zip(self.blocks_st, self.blocks_ts)):
+            kept = keep if layer == last else None
+            x_st, x_ts = block_st(x, self.rotary, kept), block_ts(x, self.rotary, kept)
+            x = torch.lerp(x_ts, x_st, self.stream_weight(layer, x_st, x_ts))
+        return x
+
+    def stream_weight(self, layer: int, x_st: Tensor, x_ts: Tensor) -> Tensor:
+        """Weight (B, F, J, 1) of the "st" stream.
+
+        The softmax over the two outputs of ts_attn is the sigmoid of their difference, which needs one
+        product with each stream and no joint tensor.
+        """
+        if not self.fuse:
+            return x_st.new_full((), 0.5)
+        head = self.ts_attn[layer]
+        weight_st, weight_ts = (head.weight[:1] - head.weight[1:]).chunk(2, dim=1)  # (1, C) each
+        bias = head.bias[:1] - head.bias[1:]
+        difference = functional.linear(x_st, weight_st, bias) + functional.linear(x_ts, weight_ts)
+        return difference.sigmoid().to(x_st.dtype)
+
+
+class SpatialFormer(nn.Module):
+    """PyTorch's post-norm encoder on each frame by itself (spec: models 3.3)."""
+
+    def __init__(
+        self,
+        dim: int,
+        depth: int,
+        num_heads: int = 8,
+        mlp_ratio: float = 4.0,
+        drop_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(
+            dim, num_heads, int(dim * mlp_ratio), dropout=drop_rate, activation="gelu", batch_first=True
+        )
+        self.transformer = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, F, N, C) -> (B, F, N, C)."""
+        B, F, N, C = x.shape
+        return self.transformer(x.view(B * F, N, C)).view(B, F, N, C)
