@@ -1,9 +1,9 @@
 """Configuration: Hydra, with keys that must be declared and messages a user can act on (docs/design.md 4.5).
 
-The root yaml file of a tree (`configs/config.yaml`, `configs/mesh_vq_vae/config.yaml`) declares every key once. What
-group files and the command line set is compared with that declaration; an unknown key raises `MoroError` with the
-nearest declared one. Free-form are the sub-trees of `FREE_FORM` and whatever is declared as null; under `trainer` any
-argument of Lightning's Trainer is accepted.
+The root yaml file of a tree (`configs/config.yaml`, `configs/mesh_vq_vae/config.yaml`) declares every key
+once. What group files and the command line set is compared with that declaration; an unknown key raises
+`MoroError` with the nearest declared one. Free-form are the sub-trees of `FREE_FORM` and whatever is declared
+as null; under `trainer` any argument of Lightning's Trainer is accepted.
 """
 
 import ast
@@ -58,7 +58,7 @@ def arithmetic(*expression: object) -> float:
     try:
         return _evaluate(ast.parse(text, mode="eval").body)
     except (SyntaxError, TypeError, ValueError, KeyError, ArithmeticError, RecursionError) as error:
-        raise MoroError(f"cannot compute '{text}': only numbers, + - * / // **, min and max are allowed") from error
+        raise MoroError(f"cannot compute '{text}' (numbers, + - * / // **, min, max only)") from error
 
 
 def _evaluate(node: ast.expr) -> float:
@@ -109,24 +109,29 @@ class Declaration:
     def _load(self, config_name: str) -> dict[str, Any]:
         path = self.config_dir / f"{config_name}.yaml"
         if not path.is_file():
-            raise MoroError(f"no configuration file {path}; pass --config-name of a file in {self.config_dir}")
+            raise MoroError(f"no configuration file {path}; choose one of {self.config_dir}")
         config = OmegaConf.load(path)
-        includes = [entry for entry in config.pop("defaults", []) if isinstance(entry, str) and entry != "_self_"]
         merged = OmegaConf.create({})
-        for include in includes:
-            merged = OmegaConf.merge(merged, self._load(include))
+        for entry in config.pop("defaults", []):
+            if isinstance(entry, str) and entry != "_self_":
+                merged = OmegaConf.merge(merged, self._load(entry))
         return OmegaConf.to_container(OmegaConf.merge(merged, config), resolve=False)
 
     def check(self, config: DictConfig) -> None:
-        """Raise MoroError if `config` (composed) has an undeclared key or a value of the wrong kind."""
+        """Raise MoroError if `config` (composed) has an undeclared key, a value of the wrong kind, or an
+        interpolation that cannot be resolved."""
+        config = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
         self._check_node(OmegaConf.to_container(config, resolve=False), self.tree, "")
+        try:
+            OmegaConf.to_container(config, resolve=True)
+        except OmegaConfBaseException as error:
+            raise MoroError(f"cannot resolve the configuration: {_one_line(error)}") from error
 
     def check_key(self, key: str, value: object = None) -> None:
         """Raise MoroError, naming the nearest key, if dotted `key` is not declared."""
         node: Any = self.tree
         parts = key.split(".")
         for depth, part in enumerate(parts):
-            name = ".".join(parts[: depth + 1])
             if self.is_free(".".join(parts[:depth])) or node is None and depth > 0:
                 return
             if parts[0] == "trainer" and depth == 1 and part in trainer_arguments():
@@ -164,7 +169,7 @@ class Declaration:
         if not matches:  # the last part alone: someone forgot, or mistook, the path
             by_leaf = {name.rsplit(".", 1)[-1]: name for name in reversed(candidates)}
             leaf = difflib.get_close_matches(key.rsplit(".", 1)[-1], by_leaf, n=1, cutoff=0.5)
-            matches = [by_leaf[leaf[0]]] if leaf else difflib.get_close_matches(key, candidates, n=1, cutoff=0.0)
+            matches = [by_leaf[name] for name in leaf] or candidates[:1]
         return f"'{matches[0]}'"
 
 
@@ -215,8 +220,8 @@ def _is_interpolation(value: object) -> bool:
 def clean_overrides(overrides: Iterable[str], declaration: Declaration) -> list[str]:
     """Command-line overrides checked against the declaration and in a spelling Hydra accepts.
 
-    `+key=value` of a declared key becomes `key=value` (keys that were undeclared once are declared now); an argument
-    of the Trainer and a key below a free-form sub-tree get the `++` Hydra asks for.
+    `+key=value` of a declared key becomes `key=value` (keys that were undeclared once are declared now); an
+    argument of the Trainer and a key below a free-form sub-tree get the `++` Hydra asks for.
     Raises MoroError for unknown keys, naming the nearest, and for lines that are no overrides.
     """
     return [_clean_override(line, declaration) for line in overrides]
@@ -226,7 +231,7 @@ def _clean_override(line: str, declaration: Declaration) -> str:
     try:
         override: Override = OverridesParser.create().parse_override(line)
     except HydraException as error:
-        raise MoroError(f"cannot read '{line}'; write key=value (a value with special characters in quotes)") from error
+        raise MoroError(f"cannot read '{line}'; write key=value (special characters in quotes)") from error
     key = override.key_or_group.replace("@", ".") if override.package else override.key_or_group
     bare = line.lstrip("+~")
     if key.split(".")[0].split("/")[0] == "hydra" or override.package:
@@ -280,14 +285,17 @@ def compose_config(
     return config
 
 
-def hydra_main(config_path: str, config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
+def hydra_main(
+    config_path: str, config_name: str
+) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Decorator of a script's `main(cfg)`: Hydra's main with the rules of this module.
 
     config_path  folder of the tree, relative to the script
     config_name  its root file
 
-    The command line is checked before Hydra composes (all of Hydra's flags work, multirun too), the result after it;
-    random generators are seeded by `cfg.seed`; a MoroError ends the program with one line on stderr and status 1.
+    The command line is checked before Hydra composes (Hydra's flags work, multirun too), the result after it;
+    random generators are seeded by `cfg.seed`; a MoroError ends the program with one line on stderr and
+    status 1.
     """
 
     def decorator(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
@@ -296,7 +304,7 @@ def hydra_main(config_path: str, config_name: str) -> Callable[[Callable[[DictCo
         @functools.wraps(task)
         def run(config: DictConfig) -> Any:
             # inside Hydra's job: an exception would be printed as a traceback
-            with _exit_on_moro_error():
+            with ExitOnMoroError():
                 name = hydra.core.hydra_config.HydraConfig.get().job.config_name
                 Declaration(config_dir, name).check(config)
                 seed_everything(config.get("seed", 0))
@@ -304,7 +312,7 @@ def hydra_main(config_path: str, config_name: str) -> Callable[[Callable[[DictCo
 
         def main() -> None:
             register_resolvers()
-            with _exit_on_moro_error():
+            with ExitOnMoroError():
                 sys.argv[1:] = _clean_command_line(sys.argv[1:], config_dir, config_name)
             hydra.main(version_base="1.3", config_path=str(config_dir), config_name=config_name)(run)()
 
@@ -320,17 +328,17 @@ def seed_everything(seed: int) -> None:
     pytorch_lightning.seed_everything(seed, workers=True, verbose=False)
 
 
-class _exit_on_moro_error:  # noqa: N801 (reads as a statement)
+class ExitOnMoroError:
+    """Context in which a MoroError becomes one line on stderr and exit status 1."""
+
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        while error is not None:  # resolvers wrap what they raise
-            if isinstance(error, MoroError):
-                sys.stderr.write(f"error: {_one_line(error)}\n")
-                sys.stderr.flush()
-                sys.exit(1)
-            error = error.__cause__
+        if isinstance(error, MoroError):
+            sys.stderr.write(f"error: {_one_line(error)}\n")
+            sys.stderr.flush()
+            sys.exit(1)
 
 
 def _one_line(error: BaseException) -> str:
