@@ -13,6 +13,7 @@ from torch import Tensor
 from moro.errors import MoroError
 from moro.geometry.rotation import matrix_to_rot6d, rot6d_to_matrix
 from moro.io.atomic import atomic_path
+from moro.io.pickles import load_pickle
 
 TRAJECTORY_DIM = 9  # 6D rotation and 3D velocity
 STATISTICS_CLIP_LENGTH = 60  # fixed: single-frame clips would give a zero deviation (spec: models 8.1, no. 2)
@@ -124,8 +125,6 @@ class TrajectoryStats:
 
         Raises MoroError if the file is missing, is something else or is unfit (see `validate`).
         """
-        from moro.io.pickles import load_pickle
-
         path = Path(path)
         if not path.is_file():
             raise MoroError(
