@@ -1,0 +1,119 @@
+"""Weights on disk: read without running foreign code, loaded whole or not at all (spec: models 8.1, 8.2)."""
+
+import pickle
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from moro.errors import MoroError
+from moro.io.atomic import atomic_path
+
+METADATA_KEY = "moro"  # where our checkpoints keep their metadata
+
+
+def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a weight file, on the CPU; floating point of any width becomes float32.
+
+    path      .safetensors (metadata from its header), or a torch file (.ckpt, .pth, .pt): a Lightning
+              checkpoint with `state_dict`, or a plain dictionary of tensors; metadata: its entry "moro"
+    MoroError: no such file, unreadable, or no weights inside.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MoroError(f"Weights not found: {path} does not exist; download or train them, or correct it.")
+    if path.suffix == ".safetensors":
+        tensors, metadata = _load_safetensors(path)
+    else:
+        tensors, metadata = _load_torch(path)
+    return {name: _single(value) for name, value in tensors.items()}, metadata
+
+
+def save_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str],
+                 half: bool = False) -> None:
+    """Write a .safetensors file; half=True stores floating point as float16."""
+    def stored(value: Tensor) -> Tensor:
+        value = value.detach().cpu().contiguous()
+        return value.half() if half and value.is_floating_point() else value
+
+    with atomic_path(path) as temporary:
+        safetensors.torch.save_file({k: stored(v) for k, v in tensors.items()}, temporary, metadata)
+
+
+def load_strict(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
+    """Load `tensors` into `module`; MoroError naming every missing, unexpected and misshapen key.
+
+    where  the file, for the message. On an error the module is left as it was.
+    """
+    own = module.state_dict()
+    missing = sorted(own.keys() - tensors.keys())
+    unexpected = sorted(tensors.keys() - own.keys())
+    misshapen = [f"{name} {tuple(tensors[name].shape)} instead of {tuple(own[name].shape)}"
+                 for name in sorted(own.keys() & tensors.keys()) if own[name].shape != tensors[name].shape]
+    kinds = (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
+    faults = [f"{len(names)} {kind} ({', '.join(names)})" for kind, names in kinds if names]
+    if faults:
+        raise MoroError(f"{where} does not fit this {type(module).__name__}: {'; '.join(faults)}; "
+                        "use the file made for this configuration.")
+    module.load_state_dict(tensors)
+
+
+def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError) as error:
+        raise MoroError(f"{path} is not a readable safetensors file ({error}); fetch it again.") from error
+
+
+def _load_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:  # some checkpoints carry configs or paths as foreign objects
+            content = torch.load(path, map_location="cpu", weights_only=False, pickle_module=_INERT_PICKLE)
+    except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError,
+            TypeError, IndexError) as error:  # what pickle and zip reading raise on damaged files
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise MoroError(f"{path} is not a readable torch file ({reason}); fetch it again.") from error
+    weights = content.get("state_dict", content) if isinstance(content, dict) else None
+    tensors_only = isinstance(weights, dict) and all(isinstance(v, Tensor) for v in weights.values())
+    if not tensors_only or not weights:
+        raise MoroError(f"{path} holds no dictionary of weights; give a checkpoint or a plain state dict.")
+    metadata = content.get(METADATA_KEY, {})
+    return dict(weights), {str(k): str(v) for k, v in metadata.items()} if isinstance(metadata, dict) else {}
+
+
+class _Inert:
+    """Stands in for any object of a file that is not a tensor; takes what it is given and does nothing."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+    def __setitem__(self, key: object, value: object) -> None: ...
+
+    def append(self, item: object) -> None: ...
+
+    def extend(self, items: object) -> None: ...
+
+
+class _InertUnpickler(pickle.Unpickler):
+    """Builds tensors and plain containers; every other class or function of the file becomes `_Inert`."""
+
+    _allowed = {("collections", "OrderedDict"), ("torch._utils", "_rebuild_tensor_v2"),
+                ("torch._utils", "_rebuild_parameter"), ("torch", "Size")}
+
+    def find_class(self, module: str, name: str) -> Any:
+        return super().find_class(module, name) if (module, name) in self._allowed else _Inert
+
+
+_INERT_PICKLE = SimpleNamespace(Unpickler=_InertUnpickler, load=pickle.load, __name__="inert_pickle")
+
+
+def _single(value: Tensor) -> Tensor:
+    return value.float() if value.is_floating_point() else value
