@@ -1,0 +1,399 @@
+"""Follow several people through a video with a single-person network (docs/design.md 4.6).
+
+Each person is followed by landmarks alone: those of one frame give the crop of the next. The detector is
+asked only now and then: over the whole frame and overlapping tiles for newcomers (it misses small people and
+the second of two in the whole frame), and near the place where somebody was lost. Whoever is found is also
+followed backwards through the frames since the last look, so looking seldom costs nothing but speed.
+Gaps stay gaps. Memory: the last `detect_every` frames, and the results.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from moro.errors import MoroError
+from moro.video.blazepose import Detection, Landmarks, Roi
+from moro.video.tracks import Track, area_fraction, landmark_box
+
+CORE = [0, 11, 12, 23, 24, 25, 26]  # nose, shoulders, hips, knees: hands and feet tell people apart less well
+TORSO = [11, 12, 23, 24]
+
+# Distances are in units of the side of a person's crop, which is about 1.25 body heights.
+MAX_STEP = 0.25  # a person moves less from one frame to the next
+MAX_GROWTH = 1.4  # and its crop changes less in size
+SAME_DETECTION = 0.1  # detections whose hip centres are nearer show one person
+SAME_PERSON = 0.08  # landmarks of two tracks that agree this well are of one person
+SAME_FRAMES = 3  # for so many frames
+TORSO_SHARED = 0.3  # a newcomer whose torso lies more than this in that of somebody known is a second reading
+TORSO_LENGTH = 0.38  # metres; the 3D landmarks of what is no person (a leg, a chair) have a shorter one
+MIN_SIMILARITY = 0.3  # torso colours more unlike than this are of another person
+UNLIKE_FRAMES = 4  # for so many frames
+LEARNING_RATE = 0.05  # of the torso colours
+GAP_BASE, GAP_SPEED, GAP_MAX = 0.4, 0.03, 1.5  # a lost person is found in a circle that grows with the gap
+GAP_GROWTH = 1.7  # and may have changed in size by this factor
+GAP_COAST = 10  # frames for which its last velocity is trusted
+SEARCH_EVERY, SEARCH_FRAMES = 3, 30  # the detector looks where a person was lost so often, for so many frames
+
+
+class PoseDetector(Protocol):
+    """What tracking needs of a detector; `moro.video.blazepose.BlazePose` is one."""
+
+    def detect(self, rgb: np.ndarray, region: tuple[int, int, int, int] | None = None) -> list[Detection]: ...
+
+    def landmarks(self, rgb: np.ndarray, roi: Roi) -> Landmarks: ...
+
+
+def track_people(
+    frames: Iterable[np.ndarray],
+    detector: PoseDetector,
+    *,
+    max_people: int = 8,
+    detect_every: int = 10,
+    start_confidence: float = 0.7,
+    keep_confidence: float = 0.4,
+    max_gap: int = 90,
+    min_frames: int = 10,
+) -> list[Track]:
+    """Follow the people in a video, read once and frame by frame.
+
+    frames            (H, W, 3) uint8 RGB, about 30 per second (limits on motion are per frame)
+    max_people        people followed at one time           detect_every     frames between looks for others
+    start_confidence  confidence to begin or find again     keep_confidence  confidence to go on
+    max_gap           frames after which a lost person who comes back is a new one
+    min_frames        tracks seen in fewer frames are dropped
+
+    returns tracks sorted by box area summed over frames, largest first; empty if nobody is found.
+    Raises MoroError if there is no frame.
+    """
+    tracker = _Tracker(
+        detector, max_people, detect_every, start_confidence, keep_confidence, max_gap, min_frames
+    )
+    for frame in frames:
+        tracker.step(frame)
+    return tracker.tracks()
+
+
+@dataclass
+class _Observation:
+    landmarks: np.ndarray  # (33, 4) float32: x, y, visibility, presence
+    world: np.ndarray  # (33, 3) float32
+    next_roi: Roi
+    colours: np.ndarray | None  # histogram of the torso
+
+
+@dataclass(eq=False)
+class _Person:
+    """A track in the making. `last` and `velocity` are of the latest frame in which the person was seen."""
+
+    observations: dict[int, _Observation] = field(default_factory=dict)
+    active: bool = True
+    colours: np.ndarray | None = None
+    velocity: np.ndarray = field(default_factory=lambda: np.zeros(2))
+    unlike: int = 0  # frames in a row with other torso colours
+
+    @property
+    def last(self) -> int:
+        return max(self.observations)
+
+    @property
+    def roi(self) -> Roi:
+        return self.observations[self.last].next_roi
+
+    def add(self, index: int, seen: _Observation) -> None:
+        before = self.observations.get(index - 1)
+        if before is not None:
+            step = seen.next_roi.center - before.next_roi.center
+            self.velocity = 0.8 * self.velocity + 0.2 * step
+        if self.colours is None:
+            self.colours = seen.colours
+        self.observations[index] = seen
+
+    def learn_colours(self, seen: _Observation) -> None:
+        if self.colours is not None and seen.colours is not None:
+            self.colours = (1 - LEARNING_RATE) * self.colours + LEARNING_RATE * seen.colours
+
+    def lose(self, since: int) -> None:
+        """Stop following, and forget what was seen from frame `since` on."""
+        self.active, self.unlike = False, 0
+        self.observations = {i: seen for i, seen in self.observations.items() if i < since}
+
+    def expected_center(self, index: int) -> np.ndarray:
+        return self.roi.center + self.velocity * min(index - self.last, GAP_COAST)
+
+
+class _Tracker:
+    def __init__(
+        self,
+        detector: PoseDetector,
+        max_people: int,
+        detect_every: int,
+        start_confidence: float,
+        keep_confidence: float,
+        max_gap: int,
+        min_frames: int,
+    ) -> None:
+        self.detector, self.max_people, self.detect_every = detector, max_people, max(1, detect_every)
+        self.start_confidence, self.keep_confidence = start_confidence, keep_confidence
+        self.max_gap, self.min_frames = max_gap, min_frames
+        self.people: list[_Person] = []  # oldest first
+        self.close_frames: dict[tuple[int, int], int] = {}  # frames in a row two people agreed, by id()
+        self.recent: deque[np.ndarray] = deque(maxlen=self.detect_every)
+        self.index = 0
+        self.size = (0, 0)  # width, height
+
+    @property
+    def active(self) -> list[_Person]:
+        return [person for person in self.people if person.active]
+
+    def step(self, rgb: np.ndarray) -> None:
+        """Take the next frame."""
+        self.size = (rgb.shape[1], rgb.shape[0])
+        for person in self.active:
+            self._follow(person, rgb)
+        self._drop_duplicates()
+        regions = self._regions_to_search()
+        if regions:
+            self._admit(rgb, [d for region in regions for d in self.detector.detect(rgb, region)])
+        self.people = [p for p in self.people if p.active or len(p.observations) >= SAME_FRAMES]
+        self.recent.append(rgb)
+        self.index += 1
+
+    def tracks(self) -> list[Track]:
+        if not self.index:
+            raise MoroError("the video has no frame to track people in.")
+        people = [person for person in self.people if len(person.observations) >= self.min_frames]
+        tracks = [_to_track(person, self.index) for person in people if _is_human(person)]
+        return sorted(tracks, key=lambda track: -area_fraction(track, *self.size))
+
+    # ---- following ---------------------------------------------------------------------------------------
+
+    def _follow(self, person: _Person, rgb: np.ndarray) -> None:
+        seen = self._observe(rgb, person.roi, self.keep_confidence)
+        if seen is None:
+            person.lose(self.index)
+            return
+        person.add(self.index, seen)
+        person.unlike = person.unlike + 1 if _similarity(person.colours, seen.colours) < MIN_SIMILARITY else 0
+        if person.unlike >= UNLIKE_FRAMES:  # slid onto somebody else
+            person.lose(self.index + 1 - UNLIKE_FRAMES)
+        elif not person.unlike and not self._is_crowded(person):
+            person.learn_colours(seen)
+
+    def _observe(self, rgb: np.ndarray, roi: Roi, min_confidence: float) -> _Observation | None:
+        """Landmarks in a crop; None if it shows nobody, or somebody who cannot be the one it was made for."""
+        found = self.detector.landmarks(rgb, roi)
+        step = np.linalg.norm(found.next_roi.center - roi.center) / roi.size
+        growth = max(found.next_roi.size, 1e-6) / roi.size
+        if found.confidence < min_confidence or step > MAX_STEP or not 1 / MAX_GROWTH < growth < MAX_GROWTH:
+            return None
+        if not _is_inside(found, self.size):
+            return None
+        values = np.column_stack([found.xy, found.visibility, found.presence]).astype(np.float32)  # (33, 4)
+        colours = _torso_colours(rgb, found.xy)
+        return _Observation(values, found.world.astype(np.float32), found.next_roi, colours)
+
+    def _is_crowded(self, person: _Person) -> bool:
+        """Somebody else is so near that the torso colours may be theirs."""
+        return any(
+            np.linalg.norm(other.roi.center - person.roi.center) < 0.3 * max(other.roi.size, person.roi.size)
+            for other in self.active
+            if other is not person
+        )
+
+    def _drop_duplicates(self) -> None:
+        """Where two tracks have come together on one person, end the one that does not belong there."""
+        active = self.active
+        for i, older in enumerate(active):
+            for younger in active[i + 1 :]:
+                pair = (id(older), id(younger))
+                if not (older.active and younger.active):
+                    continue
+                if not _same_person(older.observations[self.index], younger.observations[self.index]):
+                    self.close_frames.pop(pair, None)
+                    continue
+                count = self.close_frames[pair] = self.close_frames.get(pair, 0) + 1
+                if count >= SAME_FRAMES:
+                    self.close_frames.pop(pair)
+                    _intruder(older, younger, self.index).lose(self.index + 1 - count)
+
+    # ---- finding -----------------------------------------------------------------------------------------
+
+    def _regions_to_search(self) -> list[tuple[int, int, int, int]]:
+        """Where to ask the detector in this frame."""
+        width, height = self.size
+        looks, rest = divmod(self.index, self.detect_every)
+        if not rest:
+            coarse = [(0, 0, width, height), *_tiles(width, height, min(width, height))]
+            fine = _tiles(width, height, max(width, height) // 2)
+            if self.active:
+                return coarse + fine[looks % 2 :: 2]
+            return coarse + fine + _tiles(width, height, max(width, height) // 3)
+        if self.index % SEARCH_EVERY:
+            return []
+        lost = [p for p in self.people if not p.active and self.index - p.last <= SEARCH_FRAMES]
+        return [_clip_square(p.expected_center(self.index), p.roi.size, width, height) for p in lost]
+
+    def _admit(self, rgb: np.ndarray, detections: list[Detection]) -> None:
+        """Detections become people: lost ones found again, or new ones."""
+        for seen in self._newcomers(rgb, detections):
+            person = self._best_lost(seen)
+            if person is None and len(self.active) >= self.max_people:
+                continue
+            if person is None:
+                person = _Person()
+                self.people.append(person)
+            since = person.last if person.observations else -1
+            person.active, person.velocity = True, np.zeros(2)
+            person.add(self.index, seen)
+            self._follow_back(person, seen, since)
+
+    def _newcomers(self, rgb: np.ndarray, detections: list[Detection]) -> list[_Observation]:
+        """Observations of people whom no track follows, each person once."""
+        known = [person.observations[self.index] for person in self.active]
+        rois = [person.next_roi for person in known]
+        found: list[_Observation] = []
+        for detection in sorted(detections, key=lambda d: -d.score):
+            if any(_near(detection.roi, roi) for roi in rois):
+                continue
+            seen = self._observe(rgb, detection.roi, self.start_confidence)
+            # a second look from where the first one ends: what is no person does not stay in place
+            seen = seen and self._observe(rgb, seen.next_roi, self.start_confidence)
+            rois.append(detection.roi)
+            if seen is None or _torso_length(seen) < TORSO_LENGTH:
+                continue
+            if not any(_shares_torso(seen, other) for other in known + found):
+                found.append(seen)
+                rois.append(seen.next_roi)
+        return found
+
+    def _best_lost(self, seen: _Observation) -> _Person | None:
+        """The lost person this one is by place, size and colours, if any."""
+        best, best_cost = None, 1.0
+        for person in self.people:
+            gap = self.index - person.last
+            if person.active or gap > self.max_gap:
+                continue
+            size = max(person.roi.size, seen.next_roi.size)
+            growth = size / min(person.roi.size, seen.next_roi.size)
+            reach = size * min(GAP_BASE + GAP_SPEED * gap, GAP_MAX)
+            cost = np.linalg.norm(seen.next_roi.center - person.expected_center(self.index)) / reach
+            similarity = _similarity(person.colours, seen.colours)
+            if growth > GAP_GROWTH or similarity < MIN_SIMILARITY or cost > 1.0:
+                continue
+            if cost * (1.0 - similarity) < best_cost:
+                best, best_cost = person, cost * (1.0 - similarity)
+        return best
+
+    def _follow_back(self, person: _Person, seen: _Observation, since: int) -> None:
+        """Follow a person just found through the recent frames, back to where it was lost or came in."""
+        for back, rgb in enumerate(reversed(self.recent), start=1):
+            index = self.index - back
+            if index <= since:
+                return
+            earlier = self._observe(rgb, seen.next_roi, self.start_confidence)
+            if earlier is None or _similarity(person.colours, earlier.colours) < MIN_SIMILARITY:
+                return
+            others = (p.observations.get(index) for p in self.people if p is not person)
+            if any(_shares_torso(earlier, other) for other in others if other is not None):
+                return
+            person.observations[index] = seen = earlier
+
+
+# ---- small parts -----------------------------------------------------------------------------------------
+
+
+def _same_person(a: _Observation, b: _Observation) -> bool:
+    distance = np.linalg.norm(a.landmarks[CORE, :2] - b.landmarks[CORE, :2], axis=1).mean()
+    return bool(distance < SAME_PERSON * min(a.next_roi.size, b.next_roi.size))
+
+
+def _shares_torso(a: _Observation, b: _Observation) -> bool:
+    """The box around shoulders and hips of one lies in that of the other."""
+    margin = 0.03 * min(a.next_roi.size, b.next_roi.size)  # a torso seen from the side has no width
+    corners_a, corners_b = a.landmarks[TORSO, :2], b.landmarks[TORSO, :2]
+    low_a, high_a = corners_a.min(0) - margin, corners_a.max(0) + margin
+    low_b, high_b = corners_b.min(0) - margin, corners_b.max(0) + margin
+    shared = np.prod(np.clip(np.minimum(high_a, high_b) - np.maximum(low_a, low_b), 0, None))
+    return bool(shared > TORSO_SHARED * min(np.prod(high_a - low_a), np.prod(high_b - low_b)))
+
+
+def _torso_length(seen: _Observation) -> float:
+    """Metres from the middle of the shoulders to that of the hips."""
+    return float(np.linalg.norm(seen.world[[11, 12]].mean(0) - seen.world[[23, 24]].mean(0)))
+
+
+def _is_human(person: _Person) -> bool:
+    return bool(np.median([_torso_length(seen) for seen in person.observations.values()]) > TORSO_LENGTH)
+
+
+def _near(a: Roi, b: Roi) -> bool:
+    return bool(np.linalg.norm(a.center - b.center) < SAME_DETECTION * min(a.size, b.size))
+
+
+def _intruder(older: _Person, younger: _Person, index: int) -> _Person:
+    """Of two tracks on one person the one that looks less like it; the younger if both do."""
+    seen = older.observations[index].colours
+    if _similarity(younger.colours, seen) > _similarity(older.colours, seen) + 0.15:
+        return older
+    return younger
+
+
+def _is_inside(found: Landmarks, size: tuple[int, int]) -> bool:
+    """At least a quarter of the landmarks lie in the frame."""
+    inside = ((found.xy >= 0) & (found.xy < size)).all(axis=1)
+    return bool(inside.mean() >= 0.25)
+
+
+def _torso_colours(rgb: np.ndarray, xy: np.ndarray) -> np.ndarray | None:
+    """Normalised histogram of the colours (CIE Lab) between shoulders and hips; None if out of view."""
+    corners = xy[TORSO].round().astype(int)
+    x0, y0 = np.maximum(corners.min(0), 0)
+    x1, y1 = np.minimum(corners.max(0) + 1, rgb.shape[1::-1])
+    if x1 - x0 < 3 or y1 - y0 < 3:
+        return None
+    patch = cv2.resize(rgb[y0:y1, x0:x1], (24, 24), interpolation=cv2.INTER_AREA)
+    lab = cv2.cvtColor(patch, cv2.COLOR_RGB2LAB).reshape(-1, 3)  # (24, 24, 3) -> (576, 3)
+    limits = [(0, 256), (88, 168), (88, 168)]  # most clothes lie within 40 of grey
+    clipped = np.clip(lab.astype(float), [low for low, _ in limits], [high - 1 for _, high in limits])
+    histogram, _ = np.histogramdd(clipped, bins=(5, 8, 8), range=limits)
+    smooth = cv2.blur(histogram.reshape(5, 64), (1, 3), borderType=cv2.BORDER_REPLICATE).ravel()
+    return smooth / smooth.sum()
+
+
+def _similarity(a: np.ndarray | None, b: np.ndarray | None) -> float:
+    """Bhattacharyya coefficient of two histograms, 0..1; 1 if one is unknown."""
+    return 1.0 if a is None or b is None else float(np.sqrt(a * b).sum())
+
+
+def _tiles(width: int, height: int, side: int) -> list[tuple[int, int, int, int]]:
+    """Squares (or the whole short side) that cover the frame, overlapping by half or more."""
+    w, h = min(side, width), min(side, height)
+    columns, rows = (int(np.ceil(2 * (whole - part) / part)) + 1 for whole, part in ((width, w), (height, h)))
+    xs, ys = np.linspace(0, width - w, columns).astype(int), np.linspace(0, height - h, rows).astype(int)
+    tiles = [(int(x), int(y), int(x) + w, int(y) + h) for y in ys for x in xs]
+    return tiles if len(tiles) > 1 else []
+
+
+def _clip_square(center: np.ndarray, side: float, width: int, height: int) -> tuple[int, int, int, int]:
+    """A square region, cut at the borders of the frame; at least 2 pixels wide."""
+    x0, y0 = np.clip(center - side / 2, 0, (width - 2, height - 2)).astype(int)
+    x1, y1 = np.clip(center + side / 2, (x0 + 2, y0 + 2), (width, height)).astype(int)
+    return int(x0), int(y0), int(x1), int(y1)
+
+
+def _to_track(person: _Person, length: int) -> Track:
+    track = Track(
+        boxes=np.full((length, 4), np.nan, np.float32),
+        landmarks=np.zeros((length, 33, 4), np.float32),
+        world=np.zeros((length, 33, 3), np.float32),
+        seen=np.zeros(length, bool),
+    )
+    for index, seen in person.observations.items():
+        track.boxes[index] = landmark_box(seen.landmarks)
+        track.landmarks[index], track.world[index] = seen.landmarks, seen.world
+        track.seen[index] = True
+    return track
