@@ -100,8 +100,8 @@ def read_mocap_folder(
     """All clips with rotations of the `*.npz` files in `folder`, on `body`.
 
     A file holds per clip `<clip>/joints` (F, 22, 3) metres, Y up, and `<clip>/pose_aa` (F, 22, 3) axis-angle;
-    a json file of the same stem may name action, family and licence. Clips whose name (or file) holds a text of
-    `exclude`, without rotations, or whose rotations do not explain their joints are left out and counted.
+    a json file of the same stem may name action, family and licence. Clips whose name (or file) holds a text
+    of `exclude`, without rotations, or whose rotations do not explain their joints are left out and counted.
     """
     files = sorted(Path(folder).glob("*.npz"))
     if not files:
@@ -218,7 +218,7 @@ def _family(details: dict) -> str:
 
 
 def on_floor(local_pose: Tensor, pelvis: Tensor, body: torch.nn.Module, step: int = 3) -> Tensor:
-    """Pelvis path (F, 3), z up, shifted so that the body's lowest vertex (5th percentile of frames) is at 0."""
+    """Pelvis path (F, 3), z up, so that the body's lowest vertex (5th percentile of frames) is at 0."""
     height = pelvis[::step, 2] + lowest_vertex(body, local_pose[::step], axis=2)
     shift = torch.zeros(3)
     shift[2] = torch.quantile(height, 0.05)
@@ -228,8 +228,8 @@ def on_floor(local_pose: Tensor, pelvis: Tensor, body: torch.nn.Module, step: in
 def read_amass_folder(folder: str | Path, body: torch.nn.Module) -> list[SourceClip]:
     """Motions of `<folder>/<subset>/<subject>/*.npz` in AMASS layout, for users who hold such files.
 
-    Read are `poses` (T, >= 66), `trans` (T, 3) and the frame rate. The T-pose of their SMPL-family body is taken
-    as the open body's. Files without `poses` are shapes and are skipped.
+    Read are `poses` (T, >= 66), `trans` (T, 3) and the frame rate. The T-pose of their SMPL-family body is
+    taken as the open body's. Files without `poses` are shapes and are skipped.
     """
     files = sorted(Path(folder).glob("*/*/*.npz"))
     if not files:
@@ -332,8 +332,8 @@ def tokenizer_arrays(
     """The fields of spec: data 3.1 for the distinct poses of `clips`.
 
     Frames that differ from the last kept one by less than `min_change` metres (mean joint distance without
-    global orientation) are left out. Added: mirrored copies, and `mixes` times as many poses that join the legs
-    and trunk of one pose with the arms and head of another. Betas: normal, clamped to the body's limit.
+    global orientation) are left out. Added: mirrored copies, and `mixes` times as many poses that join the
+    legs and trunk of one pose with the arms and head of another. Betas: normal, clamped to the body's limit.
     """
     offsets = body_offsets(body)
     poses, names, roots = [], [], []

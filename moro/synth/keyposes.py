@@ -20,7 +20,7 @@ SUPPORTS = ("left_foot", "right_foot", "left_knee", "right_knee", "pelvis")
 
 @dataclass(frozen=True)
 class Leg:
-    """Hip flexion, abduction (sideways when standing), yaw (outward turn; sideways when seated), knee, ankle."""
+    """Hip flexion, abduction (sideways when standing), yaw (outward; sideways when seated), knee, ankle."""
 
     hip: float = 0.0
     abduction: float = 2.0

@@ -35,7 +35,7 @@ class Retargeted:
 def source_offsets(rotations: Tensor, joints: Tensor) -> tuple[Tensor, float]:
     """Bone offsets that explain `joints` (F, 22, 3) with global `rotations` (F, 22, 3, 3).
 
-    Returns the offsets (22, 3) (row 0 zero) and the mean joint error of forward kinematics with them (metres).
+    Returns offsets (22, 3) (row 0 zero) and the mean joint error (metres) of forward kinematics with them.
     """
     parents = torch.tensor(PARENTS[1:])
     bones = joints[:, 1:] - joints[:, parents]  # (F, 21, 3)
@@ -53,9 +53,9 @@ def retarget(local_pose: Tensor, joints: Tensor, target_offsets: Tensor) -> Reta
     target_offsets  (22, 3)        joint minus parent of the target's rest pose
 
     Limbs keep their *direction*: where the two rest poses differ (CMU's T-pose arms hang 8 degrees), the
-    shortest rotation from the target's rest bone to the source's is put in between. Hands follow the forearm's
-    correction; feet, trunk and head keep their rotation. The path of the mid-hip is scaled by leg length, so
-    that steps of the shorter or longer legs still meet the ground.
+    shortest rotation from the target's rest bone to the source's is put in between. Hands follow the
+    forearm's correction; feet, trunk and head keep their rotation. The path of the mid-hip is scaled by leg
+    length, so that steps of the shorter or longer legs still meet the ground.
     """
     rotations = global_rotations(local_pose)
     offsets, error = source_offsets(rotations, joints)
