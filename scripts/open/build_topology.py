@@ -1,13 +1,13 @@
 """Build the open body's connection matrices: body_models/open/connection_matrices (spec: models 1.1).
 
-    python scripts/open/build_topology.py [--model_type open] [--level_sizes 750 190 54 8] [--seed 0]
+    python -m scripts.open.build_topology [--model_type open] [--level_sizes 750 190 54 8] [--seed 0]
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from moro.body.model import load_body_model
+from moro.body.loading import load_body_model
 from moro.body.topology import build_connection_matrices, connection_hash, save_connection_matrices
 from moro.errors import MoroError
 
