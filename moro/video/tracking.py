@@ -386,12 +386,7 @@ def _clip_square(center: np.ndarray, side: float, width: int, height: int) -> tu
 
 
 def _to_track(person: _Person, length: int) -> Track:
-    track = Track(
-        boxes=np.full((length, 4), np.nan, np.float32),
-        landmarks=np.zeros((length, 33, 4), np.float32),
-        world=np.zeros((length, 33, 3), np.float32),
-        seen=np.zeros(length, bool),
-    )
+    track = Track.unseen(length)
     for index, seen in person.observations.items():
         track.boxes[index] = landmark_box(seen.landmarks)
         track.landmarks[index], track.world[index] = seen.landmarks, seen.world

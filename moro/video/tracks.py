@@ -41,6 +41,16 @@ class Track:
     world: np.ndarray
     seen: np.ndarray
 
+    @classmethod
+    def unseen(cls, length: int) -> "Track":
+        """A track of `length` frames in which nobody is seen yet."""
+        return cls(
+            boxes=np.full((length, 4), np.nan, np.float32),
+            landmarks=np.zeros((length, 33, 4), np.float32),
+            world=np.zeros((length, 33, 3), np.float32),
+            seen=np.zeros(length, bool),
+        )
+
     @property
     def presence(self) -> float:
         """Part of the frames in which the person is seen."""
