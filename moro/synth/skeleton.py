@@ -8,17 +8,11 @@ import roma
 import torch
 from torch import Tensor
 
-from moro.body.skeleton import BODY_JOINT_NAMES, BODY_PARENTS
+from moro.body.skeleton import BODY_JOINT_NAMES, BODY_PARENTS, MIRROR_JOINTS
 
 JOINT_NAMES = BODY_JOINT_NAMES
 PARENTS = BODY_PARENTS
 JOINT_INDEX = {name: index for index, name in enumerate(JOINT_NAMES)}
-MIRROR_JOINTS = tuple(
-    JOINT_INDEX[
-        name.replace("left_", "right_") if name.startswith("left_") else name.replace("right_", "left_")
-    ]
-    for name in JOINT_NAMES
-)
 
 
 def y_up_to_z_up(dtype: torch.dtype = torch.float32) -> Tensor:

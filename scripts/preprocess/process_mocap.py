@@ -1,5 +1,7 @@
 """Open training data: captured and generated motion on the open body (docs/data_open.md).
 
+    python -m scripts.preprocess.process_mocap --source <folder>   # without --source: generated only
+
 Reads motion capture npz files (`--source`: 22 SMPL-order joints and rotations; `--amass`: AMASS layout),
 generates motions (`--generated N`, needs no source), and writes below `--output`
 
@@ -17,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from moro.body import load_body_model
+from moro.body.loading import load_body_model
 from moro.errors import MoroError
 from moro.io.atomic import atomic_path
 from moro.synth.dataset_files import (
@@ -77,8 +79,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         "--amass", type=Path, help="folder <subset>/<subject>/*.npz in AMASS layout (SMPL family)"
     )
     parser.add_argument("--output", type=Path, default=Path("datasets/open"))
-    parser.add_argument("--bm-path", type=Path, default=Path("body_models"))
-    parser.add_argument("--model-type", default="open")
+    parser.add_argument("--bm_path", type=Path, default=Path("body_models"))
+    parser.add_argument("--model_type", default="open")
     parser.add_argument(
         "--exclude", nargs="*", default=[], help="drop files or clips whose name holds this text"
     )
