@@ -1,0 +1,141 @@
+"""Training of the mesh tokenizer: losses, logged terms, optimiser, checkpoints (spec: models 1.7, 1.8)."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from models.mesh_vq_vae.data.meshes import MeshMaker
+from models.mesh_vq_vae.network import MeshVQVAE, Reconstruction, check_connection, tokenizer_tensors
+from moro.errors import MoroError
+from moro.geometry.alignment import similarity_align
+from moro.io.weights import METADATA_KEY, load_strict
+
+_MM = 1000.0
+
+
+class TokenizerSystem(pl.LightningModule):
+    """Reconstruction of body meshes through the tokenizer.
+
+    network       in the state dict as `mesh_vqvae.*`, and nothing else is
+    meshes        makes the meshes of a batch; not saved
+    loss_weights  of commitment, ortho, entropy, v2v, j2j; a term of weight 0 is logged only
+    optim         lr, weight_decay, lr_scheduler (see `rate_factor`; None: constant rate)
+    seed          of what the quantiser draws
+    """
+
+    def __init__(self, network: MeshVQVAE, meshes: MeshMaker, loss_weights: Mapping[str, float],
+                 optim: Mapping[str, Any], seed: int = 0) -> None:
+        super().__init__()
+        self.mesh_vqvae = network
+        self.meshes = meshes
+        self.loss_weights, self.optim, self.seed = loss_weights, optim, seed
+        body = meshes.reference
+        if body.num_vertices != network.num_vertices:
+            raise MoroError(f"Body {body.body_id} has {body.num_vertices} vertices, the connection matrices "
+                            f"{network.num_vertices}; let dataset.model_type and connection_folder agree.")
+
+    def forward(self, mesh: Tensor) -> Reconstruction:
+        return self.mesh_vqvae(mesh)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        generator = torch.Generator().manual_seed(self.seed + self.global_step)
+        terms, _ = self._step("train", batch, generator)
+        return terms["loss"]
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> dict:
+        """Returns `target` and `prediction`, meshes (B, V, 3), for callbacks that draw."""
+        return self._step("val", batch)[1]
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> dict:
+        return self._step("test", batch)[1]
+
+    def _step(self, stage: str, batch: dict[str, Tensor],
+              generator: torch.Generator | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        mesh = self.meshes(batch)  # made here, on the training device, where it is cheapest
+        output = self.mesh_vqvae(mesh, generator)
+        terms = self.terms(mesh, output)
+        if stage == "test":
+            terms["pa_error"] = _distance(similarity_align(output.mesh, mesh), mesh) * _MM
+        values = {f"{stage}/{name}": value.detach() for name, value in terms.items()}
+        self.log_dict(values, batch_size=len(mesh), sync_dist=stage != "train")
+        return terms, {"target": mesh, "prediction": output.mesh}
+
+    def terms(self, mesh: Tensor, output: Reconstruction) -> dict[str, Tensor]:
+        """Logged terms and `loss`, () tensors; errors in millimetres, losses in metres."""
+        regressor = self.meshes.reference.joint_regressor  # (22, V)
+        v2v = _distance(output.mesh, mesh)
+        j2j = _distance(regressor @ output.mesh, regressor @ mesh)
+        q = output.quantised
+        losses = {"commitment": q.commitment_loss, "ortho": q.ortho_loss, "entropy": q.entropy_loss,
+                  "v2v": v2v, "j2j": j2j}
+        # a term of weight 0 stays out of the graph: its backward pass would cost time for nothing
+        loss = sum(w * losses[name] for name, w in self.loss_weights.items() if w and name in losses)
+        return {
+            "loss": loss,
+            "commitment_loss": q.commitment_loss, "ortho_loss": q.ortho_loss, "entropy_loss": q.entropy_loss,
+            "v2v_error": v2v * _MM, "j2j_error": j2j * _MM,
+            "perplexity": q.perplexity, "coverage": q.coverage,
+        }
+
+    def configure_optimizers(self) -> Any:
+        parameters = [p for p in self.mesh_vqvae.parameters() if p.requires_grad]  # all but the codebook
+        optimizer = torch.optim.AdamW(parameters, lr=self.optim["lr"], betas=(0.9, 0.99),
+                                      weight_decay=self.optim["weight_decay"])
+        schedule = self.optim.get("lr_scheduler")
+        if schedule is None:
+            return optimizer
+        total = int(self.trainer.estimated_stepping_batches)
+        scheduler = LambdaLR(optimizer, lambda step: rate_factor(step, total, schedule))
+        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+    def metadata(self) -> dict[str, str]:
+        """What a tokenizer file says of itself."""
+        body = self.meshes.reference
+        return {"connection_hash": self.mesh_vqvae.connection_hash, "body_id": body.body_id,
+                "body_sha256": body.sha256}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[METADATA_KEY] = self.metadata()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """MoroError for weights of another network, body or connection tables."""
+        self.load_weights(checkpoint["state_dict"], checkpoint.get(METADATA_KEY, {}), "The checkpoint")
+
+    def load_weights(self, tensors: dict[str, Tensor], metadata: Mapping[str, str], where: str) -> None:
+        """Load the tokenizer's weights strictly, after comparing body and connection tables (if stated)."""
+        check_connection(metadata, self.mesh_vqvae.connection_hash, where)
+        own = self.metadata()
+        for key, what in (("body_id", "body"), ("body_sha256", "body file")):
+            if metadata.get(key, own[key]) != own[key]:
+                raise MoroError(f"{where} was trained on the {what} {metadata[key][:16]}, here it is "
+                                f"{own[key][:16]}; set dataset.model_type and bm_path to its body.")
+        load_strict(self.mesh_vqvae, tokenizer_tensors(tensors), where)
+
+
+def rate_factor(step: int, total: int, schedule: Mapping[str, Any]) -> float:
+    """Learning rate at a step, relative to `optim.lr`.
+
+    schedule  name "multistep" (times gamma at each of `milestones`, in steps) or "cosine" (falls to gamma
+              at the last step), both after a linear rise over warmup_steps. The original stepped its
+              milestones per epoch by mistake (spec: models 8.1, 4)
+    """
+    warmup = int(schedule.get("warmup_steps", 0))
+    if step < warmup:
+        return (step + 1) / warmup
+    kind, gamma = schedule.get("name", "multistep"), float(schedule["gamma"])
+    if kind == "multistep":
+        return gamma ** sum(step >= milestone for milestone in schedule["milestones"])
+    if kind == "cosine":
+        progress = min((step - warmup) / max(total - warmup, 1), 1.0)
+        return gamma + (1 - gamma) * 0.5 * (1 + math.cos(math.pi * progress))
+    raise MoroError(f"optim.lr_scheduler.name must be multistep or cosine, not {kind}.")
+
+
+def _distance(points: Tensor, target: Tensor) -> Tensor:
+    """Mean Euclidean distance of (B, N, 3) and (B, N, 3)."""
+    return torch.linalg.vector_norm(points - target, dim=-1).mean()
