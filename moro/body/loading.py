@@ -27,6 +27,8 @@ _SOURCES = {
 _REQUIRED = ("v_template", "f", "weights", "J_regressor", "kintree_table", "shapedirs", "posedirs")
 _OPTIONAL = (
     "joint_names",
+    "J_template",
+    "J_shapedirs",
     "vertex_joints",
     "lmk_faces_idx",
     "lmk_bary_coords",
@@ -153,6 +155,8 @@ def _to_body_data(raw: dict[str, Any], path: Path, model_type: str, num_betas: i
         posedirs=arrays["posedirs"],
         joint_names=tuple(arrays.get("joint_names", JOINT_NAMES[family])),
         body_vertices=largest_component(arrays["f"], V) if model_type == "smplx" else None,
+        J_template=arrays.get("J_template"),
+        J_shapedirs=_keep_betas(arrays["J_shapedirs"], num_betas) if "J_shapedirs" in arrays else None,
         vertex_joints=arrays.get("vertex_joints", VERTEX_JOINT_IDS.get(V)),
         lmk_faces_idx=arrays["lmk_faces_idx"].astype(np.int64) if has_landmarks else None,
         lmk_bary_coords=arrays["lmk_bary_coords"] if has_landmarks else None,

@@ -24,6 +24,7 @@ class BodyData:
     shapedirs    (V, 3, B)         shape directions
     posedirs     (V, 3, 9 (J-1))   pose correctives, multiplied with R - I of joints 1..J-1
     joint_names  J names
+    J_template, J_shapedirs   (J, 3), (J, 3, B) rest joints; None: what J_regressor gives
     body_vertices       (V_body,) ids of the body surface, or None for all
     vertex_joints       (21,) ids of the vertex-picked joints, or None
     lmk_faces_idx, lmk_bary_coords   (L,), (L, 3) surface landmarks, or None
@@ -38,6 +39,8 @@ class BodyData:
     shapedirs: np.ndarray
     posedirs: np.ndarray
     joint_names: Sequence[str]
+    J_template: np.ndarray | None = None
+    J_shapedirs: np.ndarray | None = None
     body_vertices: np.ndarray | None = None
     vertex_joints: np.ndarray | None = None
     lmk_faces_idx: np.ndarray | None = None
@@ -89,13 +92,13 @@ class BodyOutput:
         regressor = self.body.landmark_regressor
         if regressor is None:
             raise MoroError(
-                f"body {self.body.body_id} has no landmark regressor; use model_type=open or open_fine for landmarks"
+                f"body {self.body.body_id} has no landmark regressor; use model_type=open or open_fine"
             )
         return regressor @ self.full_vertices
 
 
 class BodyModel(nn.Module):
-    """Differentiable SMPL-family body (spec: data 1.2): flat hands, zero expression unless a hand pose is given.
+    """Differentiable SMPL-family body (spec: data 1.2); expression is zero, hands are flat unless posed.
 
     Internally a mesh is a row of 3 V numbers, all x before all y before all z, so that blend shapes are plain
     matrix products and skinning works on contiguous memory. Buffers are not part of any state dict.
@@ -108,6 +111,8 @@ class BodyModel(nn.Module):
     shapedirs: Tensor
     weights: Tensor
     J_regressor: Tensor
+    J_template: Tensor
+    J_shapedirs: Tensor
     joint_regressor: Tensor
     vertex_joints: Tensor | None
     surface_landmark_corners: Tensor | None
@@ -174,9 +179,15 @@ class BodyModel(nn.Module):
     def _register_joints(self, data: BodyData) -> None:
         """Rest joints as a linear function of betas; joints that move rigidly with the 22 body joints."""
         J = self.num_joints
-        regressor = data.J_regressor.astype(np.float64)
-        self._buffer("_rest_joints", regressor @ data.v_template)  # (J, 3)
-        self._buffer("_rest_joints_shape", np.einsum("jv,vcb->bjc", regressor, data.shapedirs))  # (B, J, 3)
+        template, directions = data.J_template, data.J_shapedirs
+        if template is None or directions is None:
+            regressor = data.J_regressor.astype(np.float64)
+            template, directions = (
+                regressor @ data.v_template,
+                np.einsum("jv,vcb->jcb", regressor, data.shapedirs),
+            )
+        self._buffer("J_template", template)  # (J, 3)
+        self._buffer("J_shapedirs", directions)  # (J, 3, B)
         anchor = np.arange(J)
         for joint in range(NUM_BODY_JOINTS, J):
             anchor[joint] = anchor[self.parents[joint]]
@@ -227,7 +238,7 @@ class BodyModel(nn.Module):
         correctives = features @ self._pose_rows[: features.shape[1]]  # (N, R)
         mesh = mesh.index_add(1, self._corrected, correctives)
 
-        rest = self._rest_joints + torch.einsum("nb,bjc->njc", betas, self._rest_joints_shape)  # (N, J, 3)
+        rest = self.J_template + torch.einsum("nb,jcb->njc", betas, self.J_shapedirs)  # (N, J, 3)
         transforms, joints = self._joint_transforms(rotations, rest)
         vertices = self._skin(mesh, transforms)
         if transl is not None:
@@ -283,7 +294,7 @@ class BodyModel(nn.Module):
     def _local_rotations(
         self, body_pose: Tensor, global_orient: Tensor | None, hand_pose: Tensor | None, lead: torch.Size
     ) -> Tensor:
-        """Parent-relative rotations (N, A, 3, 3) of the joints that can turn: 22, or all J with a hand pose."""
+        """Parent-relative rotations (N, A, 3, 3) of the joints that turn: 22, or all J with a hand pose."""
         identity = torch.eye(3, dtype=body_pose.dtype, device=body_pose.device)
         root = identity if global_orient is None else global_orient
         parts = [root[..., None, :, :].expand(*lead, 1, 3, 3), body_pose.expand(*lead, -1, 3, 3)]
