@@ -83,7 +83,7 @@ def code_loss(logits: Tensor, labels: Tensor, ignore: int, focal_gamma: float = 
 
 
 def trajectory_loss(prediction: Tensor, target: Tensor, kind: str) -> Tensor:
-    """Error of the normalised canonical trajectory (B, F, 9); the last frame says nothing and counts as zero."""
+    """Error of the normalised canonical trajectory (B, F, 9); the last frame counts as zero."""
     error = torch.cat((prediction[:, :-1] - target[:, :-1], torch.zeros_like(prediction[:, -1:])), dim=1)
     return distance(error, torch.zeros_like(error), kind)
 
@@ -111,8 +111,9 @@ def acceleration_loss(joints: Tensor) -> Tensor:
 
 
 def box_coordinates(points: Tensor, batch: Mapping[str, Tensor], min_depth: float = 0.0) -> Tensor:
-    """Camera points (B, F, N, 3) in units of half the person's box, centre 0 (spec: models 5.2): (B, F, N, 2).
+    """Camera points (B, F, N, 3) in units of half the person's box, centre 0 (spec: models 5.2).
 
+    returns    (B, F, N, 2)
     min_depth  points nearer than this (metres) are taken to be there; 0: as they are
     """
     if min_depth > 0:
@@ -312,14 +313,14 @@ def global_joints(batch: Mapping[str, Tensor]) -> Tensor:
 def relative_poses(
     output: TransformerOutput, batch: Mapping[str, Tensor], stats: TrajectoryStats
 ) -> tuple[Tensor, Tensor]:
-    """The predicted canonical trajectory from the true first pose: rotation (B, F, 3, 3), translation (B, F, 1, 3)."""
+    """Rotation (B, F, 3, 3), translation (B, F, 1, 3): the predicted trajectory from the true first pose."""
     return stats.decode(output.cano_traj.float(), batch["rotation"][:, :1], batch["translation"][:, :1])
 
 
 def camera_poses(
     output: TransformerOutput, batch: Mapping[str, Tensor], use_transl: bool
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Coarse and final rotation (B, F, 3, 3) and translation (B, F, 1, 3) in the camera by suffix of their terms.
+    """Coarse and final rotation (B, F, 3, 3) and translation (B, F, 1, 3), by suffix of their terms.
 
     use_transl  false: the true translation takes the place of the predicted ones
     """

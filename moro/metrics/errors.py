@@ -1,7 +1,7 @@
 """Errors against ground truth (spec: models 5.3, data 8.2).
 
-Points are (*, F, N, 3) in metres, frame by frame at `FPS`; N joints or vertices. `prediction` and `target` have
-equal shapes.
+Points are (*, F, N, 3) in metres, frame by frame at `FPS`; N joints or vertices. `prediction` and `target`
+have equal shapes.
 """
 
 import torch

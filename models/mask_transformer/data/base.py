@@ -10,12 +10,14 @@ from torch.utils.data import Dataset
 
 from moro.errors import MoroError
 
+NOT_PER_FRAME = ("world2cano", "dist_coeffs")  # keys whose first dimension says nothing about frames
+
 
 class ClipDataset(Dataset, ABC):
     """Samples drawn by index, with random numbers that depend on seed, epoch and index alone.
 
-    So a run gives the same samples whatever the number of workers, and after a resume. The training sampler hands
-    over (epoch, index) pairs; a plain index means epoch 0.
+    So a run gives the same samples whatever the number of workers, and after a resume. The training sampler
+    hands over (epoch, index) pairs; a plain index means epoch 0.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -33,11 +35,11 @@ class ClipDataset(Dataset, ABC):
         return self.item(index, np.random.default_rng((self.seed, epoch, index)))
 
     def trajectory_clips(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Rotation (60, 3, 3) and translation (60, 1, 3) of all training clips, for the trajectory statistics.
+        """Rotation (60, 3, 3) and translation (60, 1, 3) of all training clips, for the statistics.
 
         Raises MoroError where a data set has no true trajectories.
         """
         raise MoroError(
-            f"{type(self).__name__} cannot give the trajectory statistics; set model.trajectory_stats to a file "
-            "(scripts/compute_trajectory_stats.py makes one) or start from a checkpoint that carries them"
+            f"{type(self).__name__} cannot give the trajectory statistics; set model.trajectory_stats to a "
+            "file (scripts/compute_trajectory_stats.py makes one) or use a checkpoint that carries them"
         )

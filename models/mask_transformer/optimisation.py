@@ -1,0 +1,32 @@
+"""Learning-rate schedules from configuration (spec: models 7.5)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch.optim import Optimizer, lr_scheduler
+
+from moro.errors import MoroError
+
+
+def build_scheduler(optimizer: Optimizer, spec: Mapping[str, Any]) -> lr_scheduler.LRScheduler:
+    """A torch scheduler by class name and `args`; SequentialLR and ChainedScheduler nest.
+
+    spec  name; args (a mapping); schedulers and, for SequentialLR, milestones
+    Raises MoroError for an unknown name or arguments the class does not take.
+    """
+    name = spec.get("name")
+    kind = getattr(lr_scheduler, str(name), None)
+    if not (isinstance(kind, type) and issubclass(kind, lr_scheduler.LRScheduler)):
+        raise MoroError(f"optim.scheduler: '{name}' is no scheduler of torch.optim.lr_scheduler")
+    try:
+        if name in ("SequentialLR", "ChainedScheduler"):
+            parts = [build_scheduler(optimizer, part) for part in spec["schedulers"]]
+            if name == "ChainedScheduler":
+                return lr_scheduler.ChainedScheduler(parts, optimizer)
+            return lr_scheduler.SequentialLR(optimizer, parts, [int(step) for step in spec["milestones"]])
+        arguments = dict(spec.get("args") or {})
+        if "T_max" in arguments:  # runs shorter than the warm-up never come to the cosine
+            arguments["T_max"] = max(1, arguments["T_max"])
+        return kind(optimizer, **arguments)
+    except (TypeError, ValueError, KeyError) as error:
+        raise MoroError(f"optim.scheduler: {name} cannot be built ({error})") from error

@@ -1,0 +1,470 @@
+"""The Lightning system: what happens to a batch in training, validation and test (spec: models 3-6)."""
+
+import json
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from models.backbones.base import Backbone
+from models.mask_transformer.data.base import NOT_PER_FRAME
+from models.mask_transformer.decoding import DecodingOptions, generate
+from models.mask_transformer.evaluation import PredictedMeshes, motion_metrics
+from models.mask_transformer.losses import MoRoLoss, code_loss, gumbel_tokens
+from models.mask_transformer.masking import (
+    MaskedTokens,
+    corrupt,
+    draw_mode,
+    mask_ratio,
+    remask,
+    select_scheme,
+    training_mask,
+    validation_mask,
+)
+from models.mask_transformer.network import ImageEncoding, MaskTransformer, TransformerOutput
+from models.mask_transformer.noise import add_noise, noise_level
+from models.mask_transformer.optimisation import build_scheduler
+from models.mesh_vq_vae.network import MeshVQVAE
+from moro.errors import MoroError
+from moro.geometry.trajectory import TrajectoryStats
+from moro.metrics import token_accuracy
+
+Batch = dict[str, Any]
+_log = logging.getLogger(__name__)
+
+MESHES_PER_PASS = 64  # frames decoded at once without gradient
+IGNORED_PREFIXES = ("bm_neutral.",)  # body model buffers inside released checkpoints (spec: models 3.1)
+METADATA_KEY = "moro"  # entry of our checkpoints beside `state_dict`
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What a clip of frames is recovered to."""
+
+    vertices: Tensor  # (B, F, V, 3)  camera frame, metres
+    rotation: Tensor  # (B, F, 3, 3)  body → camera
+    translation: Tensor  # (B, F, 1, 3)  pelvis in camera, metres
+    contact: Tensor | None  # (B, F, 4|6)   logits; None in task image
+    ids: Tensor  # (B, F, J)
+    confidence: Tensor  # (B, F, J)
+    local_mesh: Tensor  # (B, F, V, 3)  without rotation, relative to the pelvis
+    output: TransformerOutput  # of the last pass
+
+
+class MoRoSystem(pl.LightningModule):
+    """Tokenizer (frozen), backbone, masked transformer and smoother; names as in the released checkpoints.
+
+    cfg                the whole configuration: `model`, `optim`, `trainer.max_steps`, `dataset.noise`, `seed`
+    backbone           None in task motion
+    smoother           None: token embeddings are decoded as they are
+    loss               holds the regressors, as buffers outside the state dict
+    body_id            name of the body the meshes belong to, kept in the checkpoint
+    """
+
+    def __init__(
+        self,
+        cfg: DictConfig,
+        vqvae: MeshVQVAE,
+        backbone: Backbone | None,
+        mask_transformer: MaskTransformer,
+        smoother: nn.Module | None,
+        loss: MoRoLoss,
+        body_id: str,
+    ) -> None:
+        super().__init__()
+        self.cfg, self.task, self.body_id = cfg, str(cfg.model.task), body_id
+        self.vqvae = vqvae.requires_grad_(False).eval()
+        self.backbone = backbone
+        self.mask_transformer = mask_transformer
+        self.smoother = smoother
+        self.loss = loss
+        self.decoding = DecodingOptions(**cfg.model.test.generate)
+
+    # ------------------------------------------------------------------------------- statistics, modes
+
+    @property
+    def stats(self) -> TrajectoryStats | None:
+        """Normalisation of the canonical trajectory; kept in our checkpoints beside the state dict."""
+        return self.mask_transformer.dst_former.trajectory_stats
+
+    def set_trajectory_stats(self, stats: TrajectoryStats) -> None:
+        self.mask_transformer.dst_former.set_trajectory_stats(stats)
+
+    @property
+    def needs_stats(self) -> bool:
+        """Whether the task cannot do without statistics and none are set."""
+        return self.task != "image" and self.stats is None
+
+    def train(self, mode: bool = True) -> "MoRoSystem":
+        super().train(mode)
+        self.vqvae.eval()  # frozen parts stay in eval mode; backbone and transformer see to theirs
+        return self
+
+    # ------------------------------------------------------------------------------------ the pieces
+
+    def full_precision(self) -> AbstractContextManager:
+        """Meshes and geometry are computed in float32 even under mixed precision."""
+        return torch.autocast(self.device.type, enabled=False)
+
+    @torch.no_grad()
+    def tokenise(self, mesh: Tensor) -> Tensor:
+        """Local meshes (B, F, V, 3) to ids (B, F, J)."""
+        with self.full_precision():
+            meshes = mesh.float().flatten(0, 1)  # (B, F, V, 3) -> (B*F, V, 3)
+            ids = torch.cat([self.vqvae.encode(chunk) for chunk in meshes.split(MESHES_PER_PASS)])
+        return ids.unflatten(0, mesh.shape[:2])
+
+    def decode_tokens(self, tokens: Tensor, frames: slice = slice(None), smooth: bool = True) -> Tensor:
+        """Token embeddings (B, F, J, D) to local meshes (B, F', V, 3) of the frames `frames`.
+
+        The smoother sees all frames; predicted tokens pass through it, true ones do not.
+        """
+        with self.full_precision():
+            tokens = tokens.float()
+            if smooth and self.smoother is not None:
+                tokens = self.smoother(tokens)
+            tokens = tokens[:, frames]
+            B, F = tokens.shape[:2]
+            flat = tokens.flatten(0, 1)  # (B, F', J, D) -> (B*F', J, D)
+            chunks = [flat] if torch.is_grad_enabled() else flat.split(MESHES_PER_PASS)
+            return torch.cat([self.vqvae.decode(c, quantize=False) for c in chunks]).unflatten(0, (B, F))
+
+    def prepare(self, batch: Batch, testing: bool = False) -> Batch:
+        """The batch with `ids`, `cond` and the trajectories a task needs (spec: models 0.4).
+
+        Raises MoroError if the trajectory statistics are needed and missing.
+        """
+        batch = dict(batch)
+        if self.needs_stats:
+            raise MoroError(
+                "the trajectory statistics are missing; set model.trajectory_stats to amass_cum_traj.pkl "
+                "(scripts/compute_trajectory_stats.py makes it) or use a checkpoint that carries them"
+            )
+        if "mesh" in batch:
+            batch["ids"] = self.tokenise(batch["mesh"])
+        else:
+            shape = (*batch["bbox"].shape[:2], self.vqvae.num_tokens)
+            batch["ids"] = torch.full(shape, self.mask_transformer.mask_id, device=self.device)
+        if self.backbone is not None:
+            batch["cond"] = self.backbone(batch)
+        if self.stats is not None and "rotation" in batch:
+            batch["cano_traj_clean"] = self.stats.encode(batch["rotation"], batch["translation"])
+        if self.task == "motion":
+            batch["cano_traj_noisy"] = self.noisy_trajectory(batch, testing)
+        return batch
+
+    def noisy_trajectory(self, batch: Batch, testing: bool) -> Tensor:
+        """(B, F, 9) normalised, from true poses with the noise of this step (spec: models 3.6)."""
+        noise = self.cfg.dataset.noise
+        if testing and noise is not None:
+            level = (float(noise.test.transl), float(noise.test.rot))
+        else:
+            schedule = None if noise is None else noise.train
+            level = noise_level(schedule, self.global_step, self.cfg.trainer.max_steps)
+        return self.stats.encode(*add_noise(batch["rotation"], batch["translation"], *level))
+
+    def encode_image(self, batch: Batch) -> ImageEncoding | None:
+        if self.task == "motion":
+            return None
+        return self.mask_transformer.dst_former.encode_image(batch["cond"], batch["bbox"])
+
+    def forward(
+        self, batch: Batch, ids: Tensor, image: ImageEncoding | None, cano_input: Tensor | None = None
+    ) -> TransformerOutput:
+        """One pass on `ids` (B, F, J), prepared batch and image encoding."""
+        if self.task == "motion":
+            cano_input = batch["cano_traj_noisy"]
+        return self.mask_transformer(
+            ids, image=image, cano_input=cano_input, cano_target=batch.get("cano_traj_clean")
+        )
+
+    # ------------------------------------------------------------------------- masked pass, two if need be
+
+    def masked_pass(self, batch: Batch, mode: str, training: bool) -> tuple[TransformerOutput, MaskedTokens]:
+        """Mask the true ids by `mode` and predict them (spec: models 4)."""
+        model, ids = self.cfg.model, batch["ids"]
+        image = self.encode_image(batch)
+        if mode == "inference" and self.task == "video":
+            tokens, cano_input = self._second_pass_input(batch, image, training)
+            return self(batch, tokens.ids, image, cano_input), tokens
+        if training:
+            mask = training_mask(mode, ids.shape, model.mask_tau, device=ids.device)
+        else:
+            mask = validation_mask(mode, ids.shape, model.mask_ratio, device=ids.device)
+        partial = training and mode not in ("full", "inference")
+        tokens = corrupt(
+            ids,
+            mask,
+            self.mask_transformer.num_codes,
+            prob_rid=model.prob_rid if partial else 0.0,
+            prob_mid=model.prob_mid if partial else 1.0,
+            full_label=model.full_label,
+        )
+        return self(batch, tokens.ids, image), tokens
+
+    @torch.no_grad()
+    def _second_pass_input(
+        self, batch: Batch, image: ImageEncoding, training: bool
+    ) -> tuple[MaskedTokens, Tensor]:
+        """Predict everything once, hide the least certain again (spec: models 4.4)."""
+        model, ids, mask_id = self.cfg.model, batch["ids"], self.mask_transformer.mask_id
+        first = self(batch, torch.full_like(ids, mask_id), image)
+        confidence, predicted = first.logits.permute(0, 2, 3, 1).float().softmax(-1).max(-1)  # (B, F, J)
+        ratio = mask_ratio(len(ids), model.mask_tau) if training else model.mask_ratio
+        hidden = remask(confidence, ratio)
+        labels = ids if model.full_label else ids.masked_fill(~hidden, mask_id)
+        cano_input = self.mask_transformer.dst_former.canonical_input(first.rotation, first.translation)
+        return MaskedTokens(predicted.masked_fill(hidden, mask_id), labels), cano_input
+
+    def differentiable_mesh(self, logits: Tensor) -> tuple[Tensor, slice]:
+        """Local meshes (B, F', V, 3) with gradient to the logits, and their frames (spec: models 5.1)."""
+        model = self.cfg.model
+        with self.full_precision():
+            tokens = gumbel_tokens(
+                logits.float(),
+                self.mask_transformer.token_emb.weight[:-1].detach(),
+                self.temperature(),
+                gumbel=model.gumbel,
+                straight_through=model.straight_through,
+            )
+        frames = self._mesh_frames(tokens.shape[1])
+        return self.decode_tokens(tokens, frames), frames
+
+    def _mesh_frames(self, num_frames: int) -> slice:
+        """All frames, or a random run of `loss.mesh_frames` neighbours."""
+        wanted = self.cfg.model.loss.mesh_frames
+        if wanted is None or wanted >= num_frames:
+            return slice(0, num_frames)
+        start = int(torch.randint(num_frames - wanted + 1, ()))
+        return slice(start, start + wanted)
+
+    def temperature(self) -> float:
+        """Of the Gumbel softmax: cosine from temp_start to temp_end in training, temp_test otherwise."""
+        model = self.cfg.model
+        if not self.training:
+            return model.temp_test
+        share = min(1.0, self.global_step / (self.cfg.trainer.max_steps * model.temp_end_ratio))
+        return model.temp_end + 0.5 * (model.temp_start - model.temp_end) * (1 + math.cos(math.pi * share))
+
+    # ----------------------------------------------------------------------------------------- the steps
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        self._seed_step(batch_idx)
+        model = self.cfg.model
+        batch = self.prepare(batch)
+        mode = draw_mode(select_scheme(model.mask_scheme, self.global_step), model.scheme_prob)
+        output, tokens = self.masked_pass(batch, mode, training=True)
+        mesh, frames = self.differentiable_mesh(output.logits)
+        with self.full_precision():
+            losses = self.loss(batch, output, tokens.labels, mesh, frames, self.stats)
+        self.log("train/loss", losses["loss"].detach(), prog_bar=True)
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+            if not torch.isfinite(losses["loss"]):
+                raise MoroError(
+                    f"the loss is not finite at step {self.global_step}; lower optim.lr, or find the cause "
+                    "with trainer.detect_anomaly=true"
+                )
+            metrics = self._metrics(batch, output, output.logits.argmax(1), tokens.labels)
+            logged = {**losses, **metrics, "temperature": torch.tensor(self.temperature())}
+            self.log_dict({f"train/{name}": value.detach() for name, value in logged.items() if name != "loss"})
+        return losses["loss"]
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        torch.manual_seed(self.cfg.seed + batch_idx)  # the same masks at every validation
+        batch = self.prepare(batch)
+        for mode in self.cfg.model.mode_list:
+            output, tokens = self.masked_pass(batch, mode, training=False)
+            logged = self._metrics(batch, output, output.logits.argmax(1), tokens.labels)
+            logged["loss_ce"] = code_loss(
+                output.logits, tokens.labels, self.mask_transformer.mask_id, self.cfg.model.loss.focal_gamma
+            )
+            self._log_epoch(logged, f"val/{mode}", len(batch["ids"]), separator="_")
+
+    def test_step(
+        self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> list[tuple[Batch, Recovered]]:
+        torch.manual_seed(self.cfg.seed + batch_idx)
+        results = []
+        for clips in equal_lengths(batch):
+            recovered = self.recover(clips)
+            results.append((clips, recovered))
+            if "mesh" in clips:
+                meshes = self._meshes(recovered.local_mesh, clips)
+                logged = self._scores(clips, recovered.output, meshes)
+                self._log_epoch(logged, "test/", len(recovered.ids), separator="")
+        return results
+
+    def predict_step(
+        self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> list[tuple[Batch, Recovered]]:
+        return [(clips, self.recover(clips)) for clips in equal_lengths(batch)]
+
+    @torch.no_grad()
+    def recover(self, batch: Batch) -> Recovered:
+        """Body meshes in the camera (task motion: in the world) from a batch of equally long clips.
+
+        `model.mode` says what is masked first: everything (inference, full), or part of the true tokens.
+        (spec: models 6.1)
+        """
+        model = self.cfg.model
+        batch = self.prepare(batch, testing=True)
+        ids = batch["ids"]
+        mask = validation_mask(model.mode, ids.shape, model.mask_ratio, device=ids.device)
+        image = self.encode_image(batch)
+        cano_input = batch.get("cano_traj_noisy")
+        masked = ids.masked_fill(mask, self.mask_transformer.mask_id)
+        result = generate(
+            self.mask_transformer, masked, image=image, cano_input=cano_input, options=self.decoding
+        )
+        output = result.output
+        mesh = self.decode_tokens(self.mask_transformer.embed(result.ids))
+        with self.full_precision():
+            rotation, translation = self._final_poses(batch, output)
+            vertices = mesh @ rotation.mT + translation
+        return Recovered(
+            vertices, rotation, translation, output.contact, result.ids, result.confidence, mesh, output
+        )
+
+    def _final_poses(self, batch: Batch, output: TransformerOutput) -> tuple[Tensor, Tensor]:
+        if self.task == "motion":
+            start = batch["rotation"][:, :1], batch["translation"][:, :1]
+            return self.stats.decode(output.cano_traj.float(), *start)
+        return output.rotation.float(), output.translation.float()
+
+    # ------------------------------------------------------------------------------- metrics and logging
+
+    @torch.no_grad()
+    def _metrics(
+        self, batch: Batch, output: TransformerOutput, ids: Tensor, labels: Tensor
+    ) -> dict[str, Tensor]:
+        """Metrics of one masked pass with predicted `ids` (B, F, J), and the share of right tokens."""
+        mesh = self.decode_tokens(self.mask_transformer.embed(ids))
+        metrics = self._scores(batch, output, self._meshes(mesh, batch))
+        metrics["acc"] = token_accuracy(ids, labels, self.mask_transformer.mask_id)
+        return metrics
+
+    def _scores(
+        self, batch: Batch, output: TransformerOutput, meshes: PredictedMeshes
+    ) -> dict[str, Tensor]:
+        with self.full_precision():
+            return motion_metrics(
+                self.task,
+                batch,
+                output,
+                meshes,
+                self.loss.joint_regressor,
+                self.stats,
+                use_transl=self.cfg.model.use_transl or self.task != "image",
+            )
+
+    def _meshes(self, prediction: Tensor, batch: Batch) -> PredictedMeshes:
+        """Predicted meshes beside those of the true tokens."""
+        ids = batch["ids"] if "ids" in batch else self.tokenise(batch["mesh"])
+        return PredictedMeshes(prediction, self.decode_tokens(self.mask_transformer.embed(ids), smooth=False))
+
+    def _log_epoch(self, values: Mapping[str, Tensor], prefix: str, size: int, separator: str) -> None:
+        named = {f"{prefix}{separator}{name}": value.float() for name, value in values.items()}
+        self.log_dict(named, on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
+
+    def _seed_step(self, batch_idx: int) -> None:
+        """Random numbers depend on seed, process, step and batch alone, so that runs can be resumed."""
+        numbers = (self.cfg.seed, self.global_rank, self.global_step, batch_idx)
+        seed = 0
+        for number in numbers:
+            seed = (seed * 1_000_003 + number) % 2**63
+        torch.manual_seed(seed)
+
+    # ---------------------------------------------------------------------------- optimiser, checkpoints
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW on what is trained, and the schedule of `optim.scheduler` (spec: models 3.12, 7.5)."""
+        optim = self.cfg.optim
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=optim.lr, weight_decay=optim.weight_decay)
+        schedule = optim.get("scheduler")
+        if schedule is None:
+            return {"optimizer": optimizer}
+        interval = schedule.get("interval", "epoch")
+        scheduler = build_scheduler(optimizer, schedule)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": interval}}
+
+    def metadata(self) -> dict[str, str]:
+        """What a weight file of ours says beside its tensors; plain strings."""
+        known = {"body_id": self.body_id, "connection_hash": self.vqvae.connection_hash, "task": self.task}
+        if self.stats is not None:
+            known["trajectory_stats"] = json.dumps(
+                {"mean": self.stats.mean.tolist(), "std": self.stats.std.tolist()}
+            )
+        return known
+
+    def use_metadata(self, metadata: Mapping[str, str], where: str) -> None:
+        """Take over the trajectory statistics; MoroError if the file is for another body or other tables."""
+        for key, mine in (("body_id", self.body_id), ("connection_hash", self.vqvae.connection_hash)):
+            if metadata.get(key, mine) != mine:
+                raise MoroError(
+                    f"{where} was trained with {key} {metadata[key]}, this configuration has {mine}; use the "
+                    "same preset, dataset.model_type and model.vqvae.meshconv.connection_folder"
+                )
+        stats = read_stats(metadata)
+        if stats is not None:
+            self.set_trajectory_stats(stats)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[METADATA_KEY] = self.metadata()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"] = own_tensors(checkpoint["state_dict"])
+        self.use_metadata(checkpoint.get(METADATA_KEY, {}), "the checkpoint")
+
+
+def own_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without the body model buffers that released checkpoints carry (counted in the log)."""
+    kept = {name: value for name, value in tensors.items() if not name.startswith(IGNORED_PREFIXES)}
+    if len(kept) < len(tensors):
+        _log.info("ignored %d body model tensors of the checkpoint", len(tensors) - len(kept))
+    return kept
+
+
+def read_stats(metadata: Mapping[str, str]) -> TrajectoryStats | None:
+    """The trajectory statistics a file of ours carries."""
+    if "trajectory_stats" not in metadata:
+        return None
+    values = json.loads(metadata["trajectory_stats"])
+    return TrajectoryStats(torch.tensor(values["mean"]), torch.tensor(values["std"])).validate()
+
+
+def equal_lengths(batch: Batch) -> Iterator[Batch]:
+    """Parts of a test batch whose clips have the same number of real frames, cut to it.
+
+    A clip must not see padding, and the tokens to be masked are ranked over a whole clip. Parts have
+    the key `rows`: which rows of the batch they are.
+    """
+    lengths = batch.get("lengths")
+    if lengths is None:
+        yield batch
+        return
+    longest = int(lengths.max())
+    for length in lengths.unique().tolist():
+        rows = (lengths == length).nonzero().flatten().tolist()
+        part = {key: _select(key, v, rows, length, longest) for key, v in batch.items() if key != "lengths"}
+        yield {**part, "rows": rows}
+
+
+def _select(key: str, value: Any, rows: list[int], length: int, longest: int) -> Any:
+    """Rows of the batch, and the first `length` frames where the entry has frames."""
+    if isinstance(value, Tensor):
+        value = value[rows]
+        if key == "contact_label":  # one for each pair of frames
+            return value[:, : length - 1]
+        per_frame = key not in NOT_PER_FRAME and value.ndim > 1 and value.shape[1] == longest
+        return value[:, :length] if per_frame else value
+    if isinstance(value, list) and len(value) == longest and isinstance(value[0], (list, tuple)):
+        return [[names[row] for row in rows] for names in value[:length]]  # [frame][batch]
+    return [value[row] for row in rows] if isinstance(value, (list, tuple)) else value
