@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.mask_transformer.attention import Rotary, SpatialAttention, TemporalAttention
+from models.mask_transformer.attention import Rotary, SpatialAttention, TemporalAttention, fused_attention
 
 
 class Mlp(nn.Module):
@@ -112,24 +112,42 @@ class DSTFormer(nn.Module):
         return difference.sigmoid().to(x_st.dtype)
 
 
+class PostNormLayer(nn.TransformerEncoderLayer):
+    """PyTorch's post-norm encoder layer with its parameters and names, computed with our attention."""
+
+    def __init__(self, dim: int, num_heads: int, hidden: int, drop: float) -> None:
+        super().__init__(dim, num_heads, hidden, dropout=drop, activation="gelu", batch_first=True)
+        self.num_heads = num_heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, N, C) -> (B, N, C)."""
+        x = self.norm1(x + self.dropout1(self.attention(x)))
+        hidden = self.dropout(functional.gelu(self.linear1(x)))
+        return self.norm2(x + self.dropout2(self.linear2(hidden)))
+
+    def attention(self, x: Tensor) -> Tensor:
+        attn = self.self_attn
+        qkv = functional.linear(x, attn.in_proj_weight, attn.in_proj_bias)
+        # (B, N, 3C) -> (B, N, 3, heads, D) -> 3 x (B, heads, N, D)
+        q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).transpose(1, 3).unbind(2)
+        attended = fused_attention(q, k, v, drop=attn.dropout if self.training else 0.0)
+        return attn.out_proj(attended.transpose(1, 2).flatten(2))  # (B, heads, N, D) -> (B, N, C)
+
+
 class SpatialFormer(nn.Module):
-    """PyTorch's post-norm encoder on each frame by itself (spec: models 3.3)."""
+    """Post-norm encoder on each frame by itself, no final norm (spec: models 3.3)."""
 
     def __init__(
-        self,
-        dim: int,
-        depth: int,
-        num_heads: int = 8,
-        mlp_ratio: float = 4.0,
-        drop_rate: float = 0.0,
+        self, dim: int, depth: int, num_heads: int = 8, mlp_ratio: float = 4.0, drop_rate: float = 0.0
     ) -> None:
         super().__init__()
-        layer = nn.TransformerEncoderLayer(
-            dim, num_heads, int(dim * mlp_ratio), dropout=drop_rate, activation="gelu", batch_first=True
-        )
-        self.transformer = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
+        hidden = int(dim * mlp_ratio)
+        layers = nn.ModuleList(PostNormLayer(dim, num_heads, hidden, drop_rate) for _ in range(depth))
+        self.transformer = nn.ModuleDict({"layers": layers})
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, F, N, C) -> (B, F, N, C)."""
-        B, F, N, C = x.shape
-        return self.transformer(x.view(B * F, N, C)).view(B, F, N, C)
+        frames = x.flatten(0, 1)  # (B, F, N, C) -> (B*F, N, C)
+        for layer in self.transformer["layers"]:
+            frames = layer(frames)
+        return frames.view_as(x)
