@@ -15,8 +15,8 @@ _ARM_WORDS = ("elbow", "wrist", "pinky", "index", "thumb")
 class OcclusionRanges:
     """How often and how long. Shares are probabilities per clip; lengths in seconds.
 
-    `clear` clips have no occlusion but truncation by the image border. The other shares are weights of the kind
-    of an event; a clip has one to three events.
+    `clear` clips have no occlusion but truncation by the image border. The other shares are weights of the
+    kind of an event; a clip has one to three events.
     """
 
     clear: float = 0.25

@@ -1,0 +1,366 @@
+"""Motion on the open body, seen by nobody (motion stages) or by a simulated detector (image and video stages).
+
+Files: docs/data_open.md. A training sample is drawn anew for each (seed, epoch, index): which motion, which part,
+mirrored or not, speed, heading, body shape, camera, occlusion, detector errors. Validation and test are fixed.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from scipy.ndimage import gaussian_filter1d
+from torch import Tensor
+
+from models.mask_transformer.data.base import ClipDataset
+from models.mask_transformer.data.items import (
+    BodyParameters,
+    LocalBody,
+    body_entries,
+    camera_entries,
+    local_body,
+)
+from moro.body.loading import load_body_model
+from moro.body.model import BodyModel
+from moro.errors import MoroError
+from moro.geometry.boxes import box_from_landmarks, normalise_landmarks
+from moro.geometry.camera import project
+from moro.geometry.frames import world2cano
+from moro.geometry.rotation import rotvec_to_matrix
+from moro.geometry.trajectory import STATISTICS_CLIP_LENGTH
+from moro.synth.cameras import Camera, CameraRanges, sample_camera
+from moro.synth.landmarks import DetectorNoise, observe_landmarks
+from moro.synth.occlusion import OcclusionRanges, behind_torso, outside_image, sample_occlusion
+from moro.synth.skeleton import (
+    mirror_local_rotations,
+    resample_linear,
+    resample_rotations,
+)
+
+SPEED = (0.8, 1.25)  # of a training clip relative to the capture
+MIRRORED = 0.5  # share of mirrored training clips
+FAMILY_POWER = 0.5  # a family's share of the samples grows with this power of its length
+SINGLE_FRAME_STRIDE = 5  # of the frames per epoch and in validation when the clip length is 1
+BOX_SHIFT, BOX_SHAKE, BOX_SIZE = 0.03, 0.01, 0.06  # training: shares of the box's side; log of its size
+
+
+@dataclass(frozen=True)
+class WorldRanges:
+    """What the simulated observer is like."""
+
+    cameras: CameraRanges = field(default_factory=CameraRanges)
+    occlusion: OcclusionRanges = field(default_factory=OcclusionRanges)
+    detector: DetectorNoise = field(default_factory=DetectorNoise)
+
+
+@dataclass(frozen=True)
+class Motion:
+    """One recording in the z-up world: name, family, rotvec (T, 22, 3), transl (T, 3) at zero betas."""
+
+    name: str
+    family: str
+    rotvec: Tensor
+    transl: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rotvec)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Frames [start, stop) of a motion; stop may lie beyond its end in validation (played back and forth)."""
+
+    motion: int
+    start: int
+    stop: int
+
+
+class OpenMotionDataset(ClipDataset):
+    """Clips of open motion (spec: data 4.1 for `camera=False`, 4.4 without images for `camera=True`).
+
+    root         folder with `motion/index.json` (scripts/preprocess/process_mocap.py)
+    split        train | val | test
+    body         body model with a landmark regressor if `camera`
+    clip_len     frames per clip
+    camera       False: world z-up, nobody watches; True: camera frame, boxes and landmarks
+    overlap_len  test: frames shared by neighbouring windows of a sequence
+    motions      share of the split's motions (up to 1.0) or a number of them; None: all
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        body: BodyModel,
+        *,
+        clip_len: int,
+        camera: bool,
+        overlap_len: int = 0,
+        contact_threshold: float = 0.3,
+        contact_hand: bool = False,
+        motions: float | int | None = None,
+        world: WorldRanges | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(seed)
+        if camera and body.landmark_regressor is None:
+            raise MoroError(
+                f"Body {body.body_id} has no landmarks; use dataset.model_type=open for dataset.name=open."
+            )
+        if clip_len < 1 or not 0 <= overlap_len < max(clip_len, 1):
+            raise MoroError(
+                f"dataset.overlap_len={overlap_len} must be less than dataset.clip_len={clip_len}."
+            )
+        self.split, self.body, self.clip_len, self.camera = split, body, clip_len, camera
+        self.overlap_len, self.contact_threshold, self.contact_hand = (
+            overlap_len,
+            contact_threshold,
+            contact_hand,
+        )
+        self.world = world or WorldRanges()
+        self.motions = read_motions(Path(root), split, motions)
+        self.windows = self._windows()
+        self.probability = sampling_probability(self.motions)
+        self._sequence: tuple[int, dict[str, Any]] | None = None  # test: the one made last
+        zero = torch.zeros(1, body.num_betas)
+        with torch.no_grad():
+            rest = body(body_pose=torch.eye(3).expand(1, 21, 3, 3), betas=zero).joints[0]
+        self._rest = rest  # (22, 3)
+
+    # ---- what is in it ----------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        if self.split != "train":
+            return len(self.windows)
+        frames = sum(len(motion) for motion in self.motions)
+        return max(1, frames // (SINGLE_FRAME_STRIDE if self.clip_len == 1 else self.clip_len))
+
+    def _windows(self) -> list[Window]:
+        """Validation: windows side by side, short motions once; test: sequences in windows with overlap."""
+        windows = []
+        stride = self.clip_len - (self.overlap_len if self.split == "test" else 0)
+        step = stride * (SINGLE_FRAME_STRIDE if self.clip_len == 1 else 1)
+        for number, motion in enumerate(self.motions):
+            total = len(motion)
+            last = max(1, total - self.overlap_len if self.split == "test" else total - self.clip_len + 1)
+            for start in range(0, last, step):
+                stop = start + self.clip_len
+                windows.append(Window(number, start, min(stop, total) if self.split == "test" else stop))
+        return windows
+
+    def trajectory_clips(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Rotation (60, 3, 3), translation (60, 1, 3) of the clips side by side (spec: models 3.7)."""
+        for motion in self.motions:
+            count = max(1, len(motion) // STATISTICS_CLIP_LENGTH)
+            for number in range(count):
+                times = self._times(motion, number * STATISTICS_CLIP_LENGTH, 1.0, STATISTICS_CLIP_LENGTH)
+                rotations = resample_rotations(rotvec_to_matrix(motion.rotvec), times)
+                pelvis = resample_linear(motion.transl, times) + self._rest[0]
+                yield rotations[:, 0], pelvis[:, None]
+
+    # ---- one sample -------------------------------------------------------------------------------------------
+
+    def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        if self.split == "train":
+            return self._training_item(rng)
+        window = self.windows[index]
+        motion = self.motions[window.motion]
+        rng = np.random.default_rng(
+            (self.seed, window.motion)
+        )  # one shape, camera, ... for a whole recording
+        if self.split == "val":
+            times = self._times(motion, window.start, 1.0, window.stop - window.start)
+            return self._sample(motion, times, rng, name="val")
+        if self._sequence is None or self._sequence[0] != window.motion:
+            times = torch.arange(len(motion), dtype=torch.float32)
+            self._sequence = (window.motion, self._sample(motion, times, rng, name=motion.name))
+        return _cut(self._sequence[1], window.start, window.stop)
+
+    def _training_item(self, rng: np.random.Generator) -> dict[str, Any]:
+        motion = self.motions[rng.choice(len(self.motions), p=self.probability)]
+        speed = float(np.exp(rng.uniform(*np.log(SPEED))))
+        room = len(motion) - 1 - (self.clip_len - 1) * speed
+        start = rng.uniform(0, room) if room > 0 else rng.uniform(0, max(0.0, len(motion) - 1.0))
+        return self._sample(motion, self._times(motion, start, speed, self.clip_len), rng, name="train")
+
+    @staticmethod
+    def _times(motion: Motion, start: float, speed: float, count: int) -> Tensor:
+        """Fractional frames (count,) from `start` on; a motion that ends before is played back and forth."""
+        last = len(motion) - 1
+        times = start + np.arange(count) * speed
+        if last == 0:
+            return torch.zeros(count)
+        if times[-1] > last + 1e-6:
+            times = last - np.abs(np.mod(times, 2 * last) - last)
+            times = gaussian_filter1d(times, min(3.0, last / 6), mode="nearest")  # no jerk where it turns
+        return torch.from_numpy(np.clip(times, 0, last)).float()
+
+    def _sample(self, motion: Motion, times: Tensor, rng: np.random.Generator, name: str) -> dict[str, Any]:
+        person = self._person(motion, times, rng)
+        world_joints = person.joints()
+        if not self.camera:
+            return body_entries(person, world_joints, self.contact_threshold, self.contact_hand)
+        camera = sample_camera(world_joints, rng, self.world.cameras)
+        seen = person.moved(camera.world2cam)
+        entries = body_entries(seen, world_joints, self.contact_threshold, self.contact_hand)
+        entries |= self._observe(seen, camera, rng)
+        entries |= {"seq_name": name, "has_transl": True, "true_params": False}
+        if self.split == "test":
+            entries["img_paths"] = [f"frame_{frame:05d}" for frame in range(len(times))]
+        return entries
+
+    def _person(self, motion: Motion, times: Tensor, rng: np.random.Generator) -> LocalBody:
+        """The body in the world at the given frames, with a shape, mirror image and heading of its own."""
+        first, last = int(times.min().floor()), int(times.max().ceil()) + 1
+        rotations = resample_rotations(rotvec_to_matrix(motion.rotvec[first:last]), times - first)
+        pelvis = resample_linear(motion.transl[first:last], times - first) + self._rest[0]
+        if self.split == "train" and rng.random() < MIRRORED:
+            rotations = mirror_local_rotations(rotations)
+            pelvis = pelvis * torch.tensor([-1.0, 1.0, 1.0])
+        turn = _heading(rng.uniform(-np.pi, np.pi))
+        betas = torch.from_numpy(rng.standard_normal(self.body.num_betas)).float()
+        parameters = BodyParameters(
+            global_orient=turn @ rotations[:, 0],
+            body_pose=rotations[:, 1:],
+            betas=self.body.clamp_betas(betas).expand(len(times), -1),
+            transl=pelvis @ turn.T,
+        )
+        return self._on_own_legs(local_body(self.body, parameters), parameters.transl)
+
+    def _on_own_legs(self, person: LocalBody, pelvis: Tensor) -> LocalBody:
+        """Pelvis path for the person's own leg length: longer legs carry the hips higher and make longer steps.
+
+        pelvis (F, 3): path of the body at zero betas
+        """
+        scale = _leg_length(person.local_joints[0]) / _leg_length(self._rest)
+        rest_hips = (self._rest[1:3] - self._rest[:1]).mean(dim=0)  # (3,)
+        own_hips = person.local_joints[:, 1:3].mean(dim=1)  # (F, 3)
+        hips = pelvis + person.rotation @ rest_hips
+        path = hips * scale - (person.rotation @ own_hips[..., None])[..., 0]
+        return LocalBody(
+            person.mesh, person.local_joints, person.root_pos, person.rotation, path[:, None], person.output
+        )
+
+    def _observe(self, person: LocalBody, camera: Camera, rng: np.random.Generator) -> dict[str, Any]:
+        """Boxes, landmarks and visibility of a person in the camera frame."""
+        landmarks, joints = person.place(person.output.landmarks()), person.joints()
+        points = torch.cat([landmarks, joints], dim=1)  # (F, 33 + 22, 3)
+        count = landmarks.shape[1]
+        pixels = project(points, camera.K).double().numpy()
+        outside = outside_image(pixels, camera.image_size)
+        hidden = sample_occlusion(pixels, camera.image_size, rng, self.world.occlusion)
+        visible = ~(hidden | outside)
+        hidden |= behind_torso(pixels, points[..., 2].numpy())
+        detected = torch.from_numpy(
+            observe_landmarks(
+                pixels[:, :count], hidden[:, :count], outside[:, :count], rng, self.world.detector
+            )
+        )
+        center, scale, seen = box_from_landmarks(detected, camera.image_size)
+        if self.split == "train":
+            center, scale = _jitter_box(center, scale, rng)
+        frames = len(points)
+        entries = camera_entries(camera.K, center, scale, torch.linalg.inv(camera.world2cam), world2cano("z"))
+        return entries | {
+            "landmarks": normalise_landmarks(detected, center, scale),
+            "joint_visible": torch.from_numpy(visible[:, count:]),
+            "detected": seen,
+            "image_size": torch.tensor(camera.image_size).expand(frames, 2),
+        }
+
+
+def build(cfg: DictConfig, split: str) -> OpenMotionDataset:
+    """The data set of one split from the whole configuration; model.task decides whether a camera watches."""
+    dataset = cfg.dataset
+    return OpenMotionDataset(
+        dataset.dataset_root or dataset.roots.open,
+        split,
+        load_body_model(dataset.bm_path, dataset.model_type),
+        clip_len=dataset.clip_len,
+        camera=cfg.model.task != "motion",
+        overlap_len=dataset.overlap_len,
+        contact_threshold=dataset.contact_vel_thres,
+        contact_hand=dataset.contact_hand,
+        motions=8 if cfg.debug else dataset.motions,
+        seed=cfg.seed if split == "train" else 0,
+    )
+
+
+def read_motions(root: Path, split: str, motions: float | int | None = None) -> list[Motion]:
+    """The motions of one split below `root`/motion.
+
+    motions  None: all; up to 1.0: this share of them; else so many (evenly spread over the sorted names)
+    Raises MoroError if the files are missing or the split is empty.
+    """
+    index = root / "motion" / "index.json"
+    if not index.is_file():
+        raise MoroError(
+            f"No open motion data at {root} ({index} is missing); make it with "
+            "python -m scripts.preprocess.process_mocap (docs/data_open.md)."
+        )
+    rows = [row for row in json.loads(index.read_text(encoding="utf-8"))["clips"] if row["split"] == split]
+    rows.sort(key=lambda row: row["path"])
+    if motions is not None and rows:
+        count = round(motions * len(rows)) if isinstance(motions, float) and motions <= 1 else int(motions)
+        rows = [
+            rows[i] for i in np.linspace(0, len(rows) - 1, max(1, min(count, len(rows)))).round().astype(int)
+        ]
+    if not rows:
+        raise MoroError(f"{index} lists no motion of split '{split}'; run process_mocap with more motions.")
+    return [_read(root / "motion" / "smpl_data_fps_30" / row["path"], row["family"]) for row in rows]
+
+
+def _read(path: Path, family: str) -> Motion:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise MoroError(f"Cannot read the motion {path} ({error}); run process_mocap again.") from error
+    if array.ndim != 2 or array.shape[1] != 178 or not np.isfinite(array).all():
+        raise MoroError(f"{path} is not a finite (T, 178) array (spec: data 4.1); run process_mocap again.")
+    vectors = np.concatenate([array[:, 0:3], array[:, 16:79]], axis=1).reshape(-1, 22, 3)  # (T, 66)
+    name = "/".join(path.with_suffix("").parts[-3:])
+    return Motion(name, family, torch.from_numpy(vectors).float(), torch.from_numpy(array[:, 3:6]).float())
+
+
+def sampling_probability(motions: list[Motion]) -> np.ndarray:
+    """(N,) share of the samples of each motion: rare families more often, within a family by length."""
+    totals: dict[str, int] = {}
+    for motion in motions:
+        totals[motion.family] = totals.get(motion.family, 0) + len(motion)
+    weight = np.array([len(motion) * totals[motion.family] ** (FAMILY_POWER - 1) for motion in motions])
+    return weight / weight.sum()
+
+
+def _heading(angle: float) -> Tensor:
+    c, s = float(np.cos(angle)), float(np.sin(angle))
+    return torch.tensor([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+
+
+def _leg_length(joints: Tensor) -> float:
+    """Thigh and shin of the left leg (rigid in any pose); joints (22, 3)."""
+    return float((joints[4] - joints[1]).norm() + (joints[7] - joints[4]).norm())
+
+
+def _jitter_box(center: Tensor, scale: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """A steady offset and a small shake: boxes of other detectors differ."""
+    shift = torch.from_numpy(rng.standard_normal((1, 2)) * BOX_SHIFT).float()
+    shake = torch.from_numpy(rng.standard_normal(tuple(center.shape)) * BOX_SHAKE).float()
+    size = float(np.exp(np.clip(rng.standard_normal(), -2, 2) * BOX_SIZE))
+    return center + (shift + shake) * 200 * scale[:, None], scale * size
+
+
+def _cut(sample: dict[str, Any], start: int, stop: int) -> dict[str, Any]:
+    """Frames [start, stop) of a whole sequence's sample."""
+    frames = len(sample["mesh"])
+    window = {}
+    for key, value in sample.items():
+        if key == "contact_label":
+            value = value[start : stop - 1]
+        elif isinstance(value, Tensor | list) and len(value) == frames and key != "world2cano":
+            value = value[start:stop]
+        window[key] = value
+    return window
