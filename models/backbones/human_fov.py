@@ -101,7 +101,7 @@ def _fuse_path(channels: tuple[int, ...], source: int, target: int) -> nn.Module
 
 
 def _transition(channels_in: tuple[int, ...], channels_out: tuple[int, ...]) -> nn.ModuleList:
-    """From one stage's branches to the next stage's: changed widths, and one new branch at half the resolution."""
+    """From one stage's branches to the next one's: changed widths, and a new branch of half the resolution."""
     paths: list[nn.Module] = []
     for branch, width in enumerate(channels_out):
         if branch >= len(channels_in):
@@ -114,7 +114,9 @@ def _transition(channels_in: tuple[int, ...], channels_out: tuple[int, ...]) -> 
 
 
 class HRNet(nn.Module):
-    """HRNet-W48 whose four branches are brought to 8x8 and concatenated: (B, 3, 256, 256) → (B, 720, 8, 8)."""
+    """HRNet-W48 whose four branches are brought to 8x8 and concatenated:
+    (B, 3, 256, 256) → (B, 720, 8, 8).
+    """
 
     def __init__(self) -> None:
         super().__init__()

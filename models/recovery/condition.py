@@ -1,4 +1,4 @@
-"""What the network is told about each person of a video: boxes, and landmarks or image crops (spec: data 9.2)."""
+"""What the network is told about each person of a video: boxes, landmarks or crops (spec: data 9.2)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,7 +49,9 @@ def condition_of_track(track: Track, name: str, image_size: tuple[int, int]) -> 
     )
 
 
-def add_crops(people: Sequence[PersonCondition], frames: VideoFrames, size: tuple[int, int], folder: Path) -> None:
+def add_crops(
+    people: Sequence[PersonCondition], frames: VideoFrames, size: tuple[int, int], folder: Path
+) -> None:
     """Cut every person out of every frame into one file per person in `folder`, so that memory stays flat.
 
     size  (height, width) of a crop, pixels
@@ -61,4 +63,5 @@ def add_crops(people: Sequence[PersonCondition], frames: VideoFrames, size: tupl
         )
     for index, frame in enumerate(tqdm(frames, total=len(frames), desc="crop", unit="frame", disable=None)):
         for person in people:
-            person.crops[index] = crop_image(frame, person.center[index].numpy(), float(person.scale[index]), size)
+            center, scale = person.center[index].numpy(), float(person.scale[index])
+            person.crops[index] = crop_image(frame, center, scale, size)

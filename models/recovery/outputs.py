@@ -1,0 +1,173 @@
+"""From recovered meshes to motion.npz, motion.glb and result.mp4 (spec: data 9.2, 9.5, 9.6)."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import joblib
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.recovery.condition import PersonCondition
+from moro.body.fitting import BodyFit, fit_body
+from moro.body.model import BodyModel, BodyOutput
+from moro.export.amass import write_motion_npz
+from moro.export.glb import write_motion_glb
+from moro.geometry.ground import Ground, fit_ground, sole_vertices
+from moro.io.atomic import atomic_path
+from moro.render.scene import person_colour
+from moro.render.video import Person, render_result_video
+from moro.video.reader import VideoFrames
+
+logger = logging.getLogger(__name__)
+
+REBUILD_CHUNK = 256  # frames posed at once, so that memory does not grow with the video
+
+
+@dataclass
+class RecoveredPerson:
+    """A person's fitted motion.
+
+    condition  what was seen of the person
+    folder     result folder
+    fit        parameters in the camera frame, all L frames
+    """
+
+    condition: PersonCondition
+    folder: Path
+    fit: BodyFit
+
+
+def fit_person(
+    body: BodyModel, vertices: NDArray, folder: Path, condition: PersonCondition
+) -> RecoveredPerson:
+    """Parameters of the body that follows the recovered meshes (L, V, 3), which may lie on disk."""
+    fit = fit_body(body, vertices)
+    logger.info("%s: fit within %.1f mm of the mesh", condition.name, 1000 * float(fit.vertex_error.mean()))
+    return RecoveredPerson(condition, folder, fit)
+
+
+def ground_under(people: Sequence[RecoveredPerson], body: BodyModel, fps: float) -> Ground:
+    """One floor for everybody in the video, and with it the world frame."""
+    soles = sole_vertices(body.v_template.cpu().numpy())
+    joints, points = [], []
+    for person in people:
+        parts = [person_body(person.fit, body, chunk) for chunk in _chunks(len(person.fit.transl))]
+        joints.append(np.concatenate([part.joints.cpu().numpy() for part in parts]))
+        points.append(np.concatenate([part.full_vertices[:, soles].cpu().numpy() for part in parts]))
+    return fit_ground(joints, points, seen=[person.condition.seen for person in people], fps=fps)
+
+
+def write_exports(
+    people: Sequence[RecoveredPerson],
+    body: BodyModel,
+    ground: Ground,
+    K: NDArray,
+    image_size: tuple[int, int],
+    fps: float,
+    gender: str,
+    with_glb: bool,
+) -> None:
+    """motion.npz of every person; motion.glb of every person, and of all together in the folder above."""
+    for number, person in enumerate(people):
+        write_motion_npz(
+            person.folder / "motion.npz",
+            body,
+            person.fit,
+            ground,
+            K,
+            image_size,
+            fps=fps,
+            gender=gender,
+            seen=person.condition.seen,
+        )
+        if with_glb:
+            colour = person_colour(number)
+            report = write_motion_glb(
+                person.folder / "motion.glb", body, person.fit, ground, fps=fps, colours=[colour]
+            )
+            logger.info(
+                "%s: motion.glb within %.1f mm of the body (no pose correctives in glTF)",
+                person.condition.name,
+                1000 * report.pose_deviation,
+            )
+
+
+def write_video(
+    path: Path,
+    frames: VideoFrames,
+    people: Sequence[RecoveredPerson],
+    body: BodyModel,
+    ground: Ground | None,
+    K: NDArray,
+    draw_boxes: bool,
+    frame_dir: Path | None = None,
+) -> None:
+    """Overlay on the video; beside it the world view if a ground is given."""
+    drawn = [
+        Person(
+            vertices=_LazyMeshes(person.fit, body),
+            faces=body.faces,
+            colour=person_colour(number),
+            number=number,
+            boxes=_corners(person.condition) if draw_boxes else None,
+            seen=person.condition.seen,
+        )
+        for number, person in enumerate(people)
+    ]
+    render_result_video(
+        path, frames, drawn, K, num_frames=len(frames), fps=frames.fps, ground=ground, frame_dir=frame_dir
+    )
+
+
+def dump_results(path: Path, frame_names: Sequence[str], vertices: NDArray, contact: NDArray) -> None:
+    """results.pkl of one person (spec: models 6.4); `vertices` (L, V, 3) may lie on disk and is streamed."""
+    result = {
+        "frame_name": np.asarray(frame_names)[None],
+        "verts": vertices[None],
+        "contact": contact[None].astype(np.float32),
+    }
+    with atomic_path(path) as temporary:
+        joblib.dump(result, temporary, compress=3)
+
+
+def person_body(fit: BodyFit, body: BodyModel, frames: slice) -> BodyOutput:
+    """The fitted body in some frames, camera frame."""
+    part = BodyFit(
+        fit.global_orient[frames],
+        fit.body_pose[frames],
+        fit.full_pose[frames],
+        fit.betas,
+        fit.transl[frames],
+        fit.vertex_error[frames],
+    )
+    with torch.no_grad():
+        return part.rebuild(body)
+
+
+class _LazyMeshes:
+    """Vertices of a frame on demand, posed a chunk at a time."""
+
+    def __init__(self, fit: BodyFit, body: BodyModel) -> None:
+        self.fit, self.body, self.start, self.chunk = fit, body, 0, None
+
+    def __call__(self, frame: int) -> torch.Tensor:
+        if self.chunk is None or not self.start <= frame < self.start + len(self.chunk):
+            self.start = frame
+            frames = slice(frame, min(frame + REBUILD_CHUNK, len(self.fit.transl)))
+            self.chunk = person_body(self.fit, self.body, frames).vertices
+        return self.chunk[frame - self.start]
+
+
+def _corners(condition: PersonCondition) -> NDArray:
+    """(L, 4) corners of the square boxes, NaN where the person was not seen."""
+    half = 100 * condition.scale[:, None]
+    corners = torch.cat((condition.center - half, condition.center + half), dim=1).numpy()
+    corners[~condition.seen] = np.nan
+    return corners
+
+
+def _chunks(length: int) -> list[slice]:
+    return [slice(start, start + REBUILD_CHUNK) for start in range(0, length, REBUILD_CHUNK)]

@@ -1,0 +1,270 @@
+"""A video in, motion out: the whole demo, step by step, resumable (spec: data 9)."""
+
+import json
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from models.backbones.human_fov import estimate_focal_length, load_human_fov
+from models.mask_transformer.build import build_system, choose_checkpoint, load_weights, resolve_paths
+from models.mask_transformer.data.module import collate
+from models.mask_transformer.system import MoRoSystem, Recovered
+from models.recovery.condition import PersonCondition, add_crops, condition_of_track
+from models.recovery.outputs import dump_results, fit_person, ground_under, write_exports, write_video
+from models.recovery.windows import DemoDataset
+from moro.body.loading import load_body_model
+from moro.errors import MoroError
+from moro.io.atomic import atomic_path
+from moro.video.blazepose import BlazePose
+from moro.video.reader import VideoFrames, open_video
+from moro.video.tracks import Track, cache_key, draw_tracks, load_tracks, save_tracks, select_tracks
+from moro.video.writer import VideoWriter
+from moro.video.yolo import choose_tracker, find_people
+
+logger = logging.getLogger(__name__)
+
+FPS = 30.0
+FOV_FRAMES = 16  # frames looked at by HumanFOV; the camera is static
+WORK_FOLDER = "intermediate"  # beside the results: tracks, and while running, meshes
+
+
+def recover_video(cfg: DictConfig) -> Path:
+    """Everything `demo.py` does, for one video; returns the result folder.
+
+    A step whose output is there and belongs to the same input and settings is not repeated.
+    Raises MoroError for bad input, missing files, or a video without people.
+    """
+    video = Path(_required(cfg.demo.video_path, "demo.video_path", "a video file or a folder of images"))
+    frames = open_video(video, FPS)
+    cfg, paths = resolve_paths(cfg)
+    folder = result_folder(cfg, paths.stage, video)
+    key = cache_key(video, _settings(cfg))
+    if _is_finished(folder, key):
+        logger.info("nothing to do: %s holds the results of this video and these settings", folder)
+        return folder
+    checkpoint = choose_checkpoint(cfg, paths)
+    system = load_system(cfg, checkpoint)  # before the long part, so that a missing file is told at once
+
+    tracks = tracks_of(cfg, frames, folder / WORK_FOLDER)
+    size = (frames.width, frames.height)
+    people = [condition_of_track(track, f"id{k}", size) for k, track in enumerate(tracks)]
+    K = intrinsics(focal_length(cfg, frames), size)
+    if cfg.model.backbone.type != "keypoints":
+        add_crops(people, frames, tuple(cfg.dataset.crop_res), folder / WORK_FOLDER)
+    if cfg.demo.verbose:
+        write_tracks_video(folder / "bbx_overlay.mp4", frames, tracks)
+
+    recover_people(cfg, system, people, K, folder)
+    del system
+    write_outputs(cfg, frames, people, K, folder)
+    shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
+    _finish(folder, key, cfg, frames, people, K, checkpoint)
+    return folder
+
+
+# ------------------------------------------------------------------------------------------------ settings
+
+
+def result_folder(cfg: DictConfig, stage: Path, video: Path) -> Path:
+    """`demo.output_path`, or `<stage>/result_demo_<name>/<mode>_<timesteps>_<topk>` (spec: models 6.4)."""
+    if cfg.demo.output_path is not None:
+        return Path(cfg.demo.output_path)
+    generate = cfg.model.test.generate
+    name = cfg.demo.name or (video.name if video.is_dir() else video.stem)
+    return stage / f"result_demo_{name}" / f"{cfg.model.mode}_{generate.timesteps}_{generate.topk}"
+
+
+def load_system(cfg: DictConfig, checkpoint: Path) -> MoRoSystem:
+    """The network with its weights, on the device of `demo.device`, in eval mode."""
+    system = build_system(cfg, initialise=False)
+    load_weights(system, checkpoint)
+    return system.to(choose_device(cfg.demo.device)).eval()
+
+
+def choose_device(name: str) -> torch.device:
+    """cuda, else mps, else cpu for `auto`."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def intrinsics(focal: float, size: tuple[int, int]) -> torch.Tensor:
+    """(3, 3) pinhole camera with the principal point in the middle; size is (width, height)."""
+    width, height = size
+    return torch.tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], dtype=torch.float32)
+
+
+def focal_length(cfg: DictConfig, frames: VideoFrames) -> float:
+    """Pixels: what was given, else HumanFOV if its weights are there, else sqrt(W² + H²), and says which."""
+    if cfg.demo.focal_length is not None:
+        if not cfg.demo.focal_length > 0:
+            raise MoroError(f"demo.focal_length={cfg.demo.focal_length} must be above 0 (pixels).")
+        return float(cfg.demo.focal_length)
+    weights = Path(cfg.demo.fov_ckpt)
+    if weights.is_file():
+        starts = np.linspace(0, len(frames) - 1, min(FOV_FRAMES, len(frames))).astype(int)
+        images = (next(frames.frames(int(i), int(i) + 1)) for i in starts)
+        focal = estimate_focal_length(load_human_fov(weights), images, frames.height)
+        logger.info("focal length %.0f px, estimated by HumanFOV", focal)
+        return focal
+    focal = float(np.hypot(frames.width, frames.height))
+    logger.info("focal length %.0f px, a guess from the image size; demo.focal_length=<px> is better", focal)
+    return focal
+
+
+def _required(value: str | None, key: str, what: str) -> str:
+    if value is None:
+        raise MoroError(f"{key} is not set; give {what}, e.g. {key}=/path/to/video.mp4")
+    return value
+
+
+# -------------------------------------------------------------------------------------------------- tracks
+
+
+def tracks_of(cfg: DictConfig, frames: VideoFrames, folder: Path) -> list[Track]:
+    """The people present in 60 % of the frames, largest first (spec: data 9.2); kept in `folder`."""
+    tracker = choose_tracker(cfg.demo.tracker)
+    key = cache_key(frames.path, {"tracker": tracker, "fps": FPS})
+    file = folder / "tracks.npz"
+    tracks = load_tracks(file, key)
+    if tracks is None:
+        detector = BlazePose(cfg.demo.detector_folder)
+        shown = tqdm(frames, total=len(frames), desc="track", unit="frame", disable=None)
+        tracks = find_people(shown, detector, tracker)
+        save_tracks(file, tracks, key)
+    chosen = select_tracks(tracks)[: cfg.demo.max_people]
+    logger.info("%d of %d people are in view long enough", len(chosen), len(tracks))
+    for number, track in enumerate(chosen):
+        logger.info("id%d: seen in %d of %d frames", number, int(track.seen.sum()), len(track.seen))
+    return chosen
+
+
+def write_tracks_video(path: Path, frames: VideoFrames, tracks: list[Track]) -> None:
+    """The tracks drawn on the video (`demo.verbose`)."""
+    with VideoWriter(path, FPS, (frames.width, frames.height)) as writer:
+        for index, frame in enumerate(frames):
+            writer.write(draw_tracks(frame, tracks, index))
+
+
+# ------------------------------------------------------------------------------------------------ recovery
+
+
+def recover_people(
+    cfg: DictConfig,
+    system: MoRoSystem,
+    people: Sequence[PersonCondition],
+    K: torch.Tensor,
+    folder: Path,
+) -> None:
+    """results.pkl of every person; the meshes go through a file, so memory does not grow with the video."""
+    length = len(people[0].scale)
+    names = [f"{index:06d}.jpg" for index in range(length)]
+    dataset = DemoDataset(people, K, names, cfg.dataset.clip_len, cfg.dataset.overlap_len)
+    skip = cfg.dataset.overlap_len // 2  # each half of an overlap comes from the window it is more inside of
+    (folder / WORK_FOLDER).mkdir(parents=True, exist_ok=True)
+    vertices, contact = {}, {}
+    for index in tqdm(range(len(dataset)), desc="recover", unit="window", disable=None):
+        window = dataset.windows[index]
+        name = people[window.person].name
+        first = window.start + (skip if window.start else 0)
+        result = recover_window(cfg, system, dataset[index])
+        if name not in vertices:
+            shape = (length, *result.vertices.shape[2:])
+            vertices[name] = np.lib.format.open_memmap(meshes_file(folder, name), "w+", np.float32, shape)
+            contact[name] = np.zeros((length, result.contact.shape[-1]), bool)
+        kept = slice(first - window.start, None)
+        vertices[name][first : window.stop] = result.vertices[0, kept].float().cpu().numpy()
+        contact[name][first : window.stop] = (result.contact[0, kept] > 0).cpu().numpy()
+    for name, meshes in vertices.items():
+        meshes.flush()
+        dump_results(folder / name / "results.pkl", names, meshes, contact[name])
+
+
+def recover_window(cfg: DictConfig, system: MoRoSystem, item: dict) -> Recovered:
+    """`system.recover` on one window, at the precision of `demo.precision`."""
+    batch = collate([item])
+    batch = {k: v.to(system.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+    low = str(cfg.demo.precision).startswith("bf16")
+    with torch.inference_mode(), torch.autocast(system.device.type, torch.bfloat16, enabled=low):
+        return system.recover(batch)
+
+
+def meshes_file(folder: Path, name: str) -> Path:
+    return folder / WORK_FOLDER / f"vertices_{name}.npy"
+
+
+# ------------------------------------------------------------------------------------------------- outputs
+
+
+def write_outputs(
+    cfg: DictConfig, frames: VideoFrames, people: Sequence[PersonCondition], K: torch.Tensor, folder: Path
+) -> None:
+    """Fit the body to the meshes, stand it on the ground, write the files of spec: data 9.6."""
+    root, kind = cfg.dataset.bm_path, cfg.dataset.model_type
+    body = load_body_model(root, kind)
+    shown = load_body_model(root, cfg.demo.fit_body or kind)  # the same parameters, maybe finer
+    fitted = []
+    for person in people:
+        meshes = np.load(meshes_file(folder, person.name), mmap_mode="r")
+        fitted.append(fit_person(body, meshes, folder / person.name, person))
+    ground = ground_under(fitted, body, FPS)
+    size, camera = (frames.width, frames.height), K.numpy()
+    full = not cfg.demo.npz_only
+    write_exports(fitted, shown, ground, camera, size, FPS, cfg.demo.gender or "neutral", with_glb=full)
+    if full and cfg.demo.render:
+        view = ground if cfg.demo.render_global else None
+        write_video(folder / "result.mp4", frames, fitted, shown, view, camera, cfg.demo.use_bbox)
+
+
+# ---------------------------------------------------------------------------------------------- resumption
+
+
+def _settings(cfg: DictConfig) -> dict:
+    """What results depend on, beside the video."""
+    return {"demo": dict(cfg.demo), "model": str(cfg.model), "dataset": str(cfg.dataset), "tag": cfg.tag}
+
+
+def _is_finished(folder: Path, key: str) -> bool:
+    try:
+        return json.loads((folder / "demo.json").read_text())["key"] == key
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _finish(
+    folder: Path,
+    key: str,
+    cfg: DictConfig,
+    frames: VideoFrames,
+    people: Sequence[PersonCondition],
+    K: NDArray,
+    checkpoint: Path,
+) -> None:
+    """demo.json: what was done, and the mark that it is complete."""
+    report = {
+        "key": key,
+        "video": str(frames.path),
+        "frames": len(frames),
+        "fps": FPS,
+        "size": [frames.width, frames.height],
+        "focal_length": float(K[0, 0]),
+        "checkpoint": str(checkpoint),
+        "people": {
+            person.name: {
+                "seen_frames": int(person.seen.sum()),
+                "interpolated_boxes": int((~person.seen).sum()),
+            }
+            for person in people
+        },
+    }
+    with atomic_path(folder / "demo.json") as temporary:
+        temporary.write_text(json.dumps(report, indent=1))
