@@ -24,6 +24,8 @@ class CameraRanges:
     high: tuple[float, float] = (2.4, 3.5)
     max_elevation: float = 50.0  # steepest view of the person, up or down
     roll_sigma: float = 2.0  # normal, cut at three sigma
+    close_share: float = 0.12  # of the cameras are so close that they see part of the person:
+    close: tuple[float, float] = (0.95, 2.2)
     aim_x: tuple[float, float] = (0.2, 0.8)  # where in the image the person stands at that frame
     aim_y: tuple[float, float] = (0.35, 0.65)
     near: float = 0.5  # no part of the person comes closer
@@ -49,11 +51,12 @@ def sample_camera(joints: Tensor, rng: np.random.Generator, ranges: CameraRanges
     focal = height / 2 / np.tan(np.radians(rng.uniform(*ranges.vertical_fov)) / 2)
     person = points[rng.integers(len(points))]
     target = (person.min(axis=0) + person.max(axis=0)) / 2
-    size = (
-        max(0.8, float(np.ptp(person, axis=0).max())) + 0.15
-    )  # joints end below the crown and above the sole
-    share = np.exp(rng.uniform(*np.log(ranges.person_share)))
-    distance = max(size * focal / (share * height), ranges.near + size / 2)
+    size = max(0.8, float(np.ptp(person, axis=0).max())) + 0.15  # beyond the joints: crown and soles
+    close = rng.random() < ranges.close_share
+    share = np.exp(rng.uniform(*np.log(ranges.close if close else ranges.person_share)))
+    if close:  # of the upper body as a rule
+        target[2] += rng.uniform(-0.2, 0.4) * np.ptp(person[:, 2])
+    distance = max(size * focal / (share * height), ranges.near + np.ptp(person[:, :2], axis=0).max() / 2)
     azimuth = rng.uniform(0, 2 * np.pi)
     level = rng.uniform(*(ranges.high if rng.random() < ranges.high_share else ranges.height))
     roll = np.radians(np.clip(rng.standard_normal(), -3, 3) * ranges.roll_sigma)
@@ -78,7 +81,7 @@ def _look_at(
     roll: float,
     ranges: CameraRanges,
 ) -> np.ndarray:
-    """(4, 4) world → camera that sees `target` at pixel `aim` from `distance`, if possible at height `level`."""
+    """(4, 4) world → camera that sees `target` at pixel `aim` from `distance`, near height `level`."""
     steepest = distance * np.sin(np.radians(ranges.max_elevation))
     rise = np.clip(level - target[2], -steepest, steepest)
     run = np.sqrt(max(distance**2 - rise**2, 1e-6))

@@ -5,10 +5,12 @@ dataclass, so that they can be fitted to detections once there are some with gro
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from moro.body.skeleton import LANDMARK_NAMES, MIRROR_LANDMARKS
+from moro.synth.occlusion import point_groups
 
 # Error of a landmark relative to a typical one: the eyes are found exactly, hips and hands are not.
 _SPREAD_BY_WORD = {
@@ -92,6 +94,7 @@ def observe_landmarks(
     return result.astype(np.float32)
 
 
+@lru_cache
 def _spread() -> np.ndarray:
     """(33,) relative error of each landmark."""
     return np.array(
@@ -134,11 +137,9 @@ def _middle_of_seen(points: np.ndarray, unseen: np.ndarray) -> np.ndarray:
 
 def _swap(xy: np.ndarray, rng: np.random.Generator, noise: DetectorNoise) -> np.ndarray:
     """Left and right exchanged for some frames: of the legs, of the arms, of the whole person."""
-    names = np.array(LANDMARK_NAMES)
-    legs = np.array([any(word in name for word in ("knee", "ankle", "heel", "foot")) for name in names])
-    arms = ~legs & np.array(
-        [any(w in n for w in ("elbow", "wrist", "pinky", "index", "thumb")) for n in names]
-    )
+    groups = point_groups(LANDMARK_NAMES)
+    legs = groups["left_leg"] | groups["right_leg"]
+    arms = groups["left_arm"] | groups["right_arm"]
     for share, mask in ((noise.swap_legs, legs), (noise.swap_arms, arms), (noise.swap_all, legs | True)):
         if rng.random() < share:
             span = _burst(len(xy), noise.swap_seconds, rng)

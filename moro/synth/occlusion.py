@@ -1,6 +1,7 @@
 """Which points of a person an observer cannot see: what is hidden, by which occluder, for how long."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -31,6 +32,7 @@ class OcclusionRanges:
     max_events: int = 3
 
 
+@lru_cache
 def point_groups(names: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Masks over named points: left_arm, right_arm, left_leg, right_leg, lower, left, right, all."""
     arms = np.array([any(word in name for word in _ARM_WORDS) for name in names])

@@ -21,7 +21,7 @@ from moro.geometry.rotation import rotvec_to_matrix
 
 @dataclass(frozen=True)
 class BodyParameters:
-    """Rotations as matrices: global_orient (F, 3, 3), body_pose (F, 21, 3, 3), betas (F, B), transl (F, 3)."""
+    """Matrices global_orient (F, 3, 3), body_pose (F, 21, 3, 3), betas (F, B), transl (F, 3)."""
 
     global_orient: Tensor
     body_pose: Tensor
@@ -53,7 +53,7 @@ class LocalBody:
         return self.local_joints @ self.rotation.mT + self.translation
 
     def moved(self, transform: Tensor) -> "LocalBody":
-        """The same body seen from another frame; transform (4, 4) or (F, 4, 4), old → new (spec: data 2.3)."""
+        """The same body seen from another frame; transform (4, 4) or (F, 4, 4) (spec: data 2.3)."""
         rotation, translation = transform_root(self.rotation, self.translation, transform)
         return replace(self, rotation=rotation, translation=translation)
 
@@ -129,7 +129,7 @@ def camera_entries(
 ) -> dict[str, Tensor]:
     """Batch entries of data seen by a static camera (spec: data 4.4).
 
-    K (3, 3), center (F, 2), scale (F,), cam2world and world2cano (4, 4); origin of `bbox`: see `bbox_condition`
+    K (3, 3), center (F, 2), scale (F,), cam2world and world2cano (4, 4); origin: see `bbox_condition`
     """
     frames = len(center)
     K = K.expand(frames, 3, 3)

@@ -1,7 +1,8 @@
-"""Motion on the open body, seen by nobody (motion stages) or by a simulated detector (image and video stages).
+"""Motion on the open body, watched by nobody (motion stages) or by a simulated detector (camera stages).
 
-Files: docs/data_open.md. A training sample is drawn anew for each (seed, epoch, index): which motion, which part,
-mirrored or not, speed, heading, body shape, camera, occlusion, detector errors. Validation and test are fixed.
+Files: docs/data_open.md. A training sample is drawn anew for each (seed, epoch, index): which motion, which
+part, mirrored or not, speed, heading, body shape, camera, occlusion, detector errors. Validation and test are
+fixed.
 """
 
 import json
@@ -131,7 +132,7 @@ class OpenMotionDataset(ClipDataset):
             rest = body(body_pose=torch.eye(3).expand(1, 21, 3, 3), betas=zero).joints[0]
         self._rest = rest  # (22, 3)
 
-    # ---- what is in it ----------------------------------------------------------------------------------------
+    # ---- what is in it ------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         if self.split != "train":
@@ -162,7 +163,7 @@ class OpenMotionDataset(ClipDataset):
                 pelvis = resample_linear(motion.transl, times) + self._rest[0]
                 yield rotations[:, 0], pelvis[:, None]
 
-    # ---- one sample -------------------------------------------------------------------------------------------
+    # ---- one sample ---------------------------------------------------------------------------------
 
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         if self.split == "train":
@@ -232,7 +233,7 @@ class OpenMotionDataset(ClipDataset):
         return self._on_own_legs(local_body(self.body, parameters), parameters.transl)
 
     def _on_own_legs(self, person: LocalBody, pelvis: Tensor) -> LocalBody:
-        """Pelvis path for the person's own leg length: longer legs carry the hips higher and make longer steps.
+        """Pelvis path for the person's own legs: longer ones carry the hips higher and make longer steps.
 
         pelvis (F, 3): path of the body at zero betas
         """
