@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from moro.body.skeleton import NUM_BODY_JOINTS
+from moro.body.skeleton import HAND_JOINT_NAMES, NUM_BODY_JOINTS
 from moro.errors import MoroError
 
 
@@ -128,6 +128,8 @@ class BodyModel(nn.Module):
         self.parents = list(data.parents)
         self.joint_names = tuple(str(name) for name in data.joint_names)
         self.num_joints, self.num_full_vertices, self.num_betas = J, V, data.shapedirs.shape[-1]
+
+        self.num_hand_joints = sum(name in HAND_JOINT_NAMES for name in self.joint_names)  # 30, SMPL: none
 
         self._buffer("v_template", data.v_template)  # (V, 3)
         self._buffer("shapedirs", data.shapedirs)  # (V, 3, B)
@@ -255,13 +257,12 @@ class BodyModel(nn.Module):
         hand_pose: Tensor | None,
     ) -> torch.Size:
         """Common leading shape of all inputs; MoroError naming the input whose shape is wrong."""
-        num_hand = len(self._hand_joints)
         expected = {
             "body_pose": (body_pose, (NUM_BODY_JOINTS - 1, 3, 3)),
             "betas": (betas, (self.num_betas,)),
             "global_orient": (global_orient, (3, 3)),
             "transl": (transl, (3,)),
-            "hand_pose": (hand_pose, (num_hand, 3, 3)),
+            "hand_pose": (hand_pose, (self.num_hand_joints, 3, 3)),
         }
         leads = []
         for name, (tensor, trailing) in expected.items():
@@ -282,15 +283,6 @@ class BodyModel(nn.Module):
                 f"leading dimensions of the body model's inputs do not match: {shapes}"
             ) from error
 
-    @property
-    def _hand_joints(self) -> range:
-        """The finger joints are the last 30 of SMPL-H and SMPL-X; SMPL has two rigid hand joints instead."""
-        return (
-            range(self.num_joints - 30, self.num_joints)
-            if self.num_joints > NUM_BODY_JOINTS + 30 - 1
-            else range(0)
-        )
-
     def _local_rotations(
         self, body_pose: Tensor, global_orient: Tensor | None, hand_pose: Tensor | None, lead: torch.Size
     ) -> Tensor:
@@ -299,7 +291,7 @@ class BodyModel(nn.Module):
         root = identity if global_orient is None else global_orient
         parts = [root[..., None, :, :].expand(*lead, 1, 3, 3), body_pose.expand(*lead, -1, 3, 3)]
         if hand_pose is not None:
-            face = self.num_joints - len(self._hand_joints) - NUM_BODY_JOINTS
+            face = self.num_joints - self.num_hand_joints - NUM_BODY_JOINTS  # jaw and eyes stay as they are
             parts += [identity.expand(*lead, face, 3, 3), hand_pose.expand(*lead, -1, 3, 3)]
         return torch.cat(parts, dim=-3).reshape(lead.numel(), -1, 3, 3)
 
@@ -330,6 +322,8 @@ class BodyModel(nn.Module):
         V = self.num_full_vertices
         weights = self._body_weights if A == NUM_BODY_JOINTS else self.weights  # (V, A)
         blended = transforms.reshape(N, A, 12).transpose(1, 2) @ weights.T  # (N, 12, V)
-        blended = blended.reshape(N, 3, 4, V)
-        posed = (blended[:, :, :3] * mesh.reshape(N, 1, 3, V)).sum(2) + blended[:, :, 3]  # (N, 3, V)
+        blended, mesh = blended.reshape(N, 3, 4, V), mesh.reshape(N, 3, V)
+        posed = blended[:, :, 3]  # (N, 3, V)
+        for axis in range(3):  # column by column: the full product of both would be three times as large
+            posed = torch.addcmul(posed, blended[:, :, axis], mesh[:, None, axis])
         return posed.transpose(1, 2)

@@ -20,8 +20,13 @@ from moro.errors import MoroError
 class _StandIn:
     """Keeps the state of an object whose class is not wanted."""
 
-    def __init__(self, *args: object) -> None:
+    def __new__(cls, *args: object) -> "_StandIn":
+        self = super().__new__(cls)  # unpickling need not call __init__
         self.state: dict[str, Any] = {}
+        return self
+
+    def __init__(self, *args: object) -> None:
+        """Accept the arguments of whatever is stood in for."""
 
     def __setstate__(self, state: object) -> None:
         self.state = dict(state) if isinstance(state, dict) else {}
