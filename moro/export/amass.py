@@ -46,9 +46,10 @@ def write_motion_npz(
     frame_times  (T,) seconds (frame number / fps if None)
 
     Arrays (float32 unless said): poses (T, 3J), root_orient (T, 3), pose_body (T, 63),
-    pose_other (T, 3J - 66), betas (B,), trans (T, 3), gender, mocap_framerate, mocap_frame_rate, up_axis "z", world2cam and cam2world
-    (4, 4) float64, camera_global_orient and camera_transl (T, 3): the same motion in the camera frame,
-    K (3, 3), image_size (2,) int64, body_model, body_model_sha256, seen (T,) bool, frame_times (T,) float64.
+    pose_other (T, 3J - 66), betas (B,), trans (T, 3), gender, mocap_framerate, mocap_frame_rate,
+    up_axis "z", world2cam and cam2world (4, 4) float64, camera_global_orient and camera_transl (T, 3): the
+    same motion in the camera frame, K (3, 3), image_size (2,) int64, body_model, body_model_sha256,
+    seen (T,) bool, frame_times (T,) float64.
     Raises MoroError when shapes disagree or numbers are not finite.
     """
     pose, betas, transl = fit_arrays(body, fit)

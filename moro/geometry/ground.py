@@ -208,7 +208,7 @@ def _prior_up(joints: list[NDArray]) -> tuple[NDArray, float]:
         whole = _unit(person[:, NECK] - ankles)
         directions.append(whole[straight & (whole @ CAMERA_UP > 0.5)])
     directions = np.concatenate(directions)
-    if len(directions) < 3:
+    if not len(directions):
         return CAMERA_UP, CAMERA_UP_WIDTH
     return _unit(np.median(directions, axis=0)), BODY_UP_WIDTH
 

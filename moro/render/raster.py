@@ -12,7 +12,7 @@ from torch import Tensor
 
 from moro.errors import MoroError
 
-EDGE_TOLERANCE = 1e-5  # in barycentric units: neighbours overlap by a hair instead of leaving pinholes
+EDGE_TOLERANCE = 2e-6  # in barycentric units: neighbours overlap by a hair instead of leaving pinholes
 MAX_FRAGMENTS = 1 << 22  # candidates held at a time; bounds the memory when a body fills the view
 
 

@@ -51,8 +51,11 @@ Colour = str | Sequence[float]
 
 
 class Mesh(NamedTuple):
-    """One body in a picture. vertices (V, 3) float tensor, faces (F, 3) int64 tensor, colour a name of COLOURS
-    or RGB in [0, 1], alpha its opacity (times that of the whole picture)."""
+    """One body in a picture.
+
+    vertices (V, 3) and faces (F, 3) int64: tensors or arrays; colour: a name of COLOURS or RGB in [0, 1];
+    alpha: its opacity, times that of the whole picture
+    """
 
     vertices: Tensor
     faces: Tensor
@@ -459,7 +462,7 @@ def _smooth_stripes(position: NDArray, width: float) -> NDArray:
 def render_world(
     meshes: Sequence[Mesh | tuple], K: NDArray, size: tuple[int, int], *, style: GroundStyle | None = None
 ) -> Image:
-    """One picture (H, W, 3) of bodies in a y-up world, metres, floor y = 0; for a video make one WorldView."""
+    """One picture (H, W, 3) of bodies in a y-up world, metres, floor y = 0; a video wants one WorldView."""
     meshes = [Mesh(*mesh) for mesh in meshes]
     if not meshes:
         raise MoroError("render_world: no body to draw; give at least one mesh.")
