@@ -5,6 +5,7 @@ python train_mesh_vqvae.py [preset=open] [resume=true] [mode=test] [key=value ..
 
 import logging
 import os
+import warnings
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -32,6 +33,8 @@ def main(cfg: DictConfig) -> None:
     folder = Path("exp/mesh_vqvae") / cfg.name
     last = folder / "checkpoints" / "last.ckpt"
     training = cfg.mode == "train"
+    # Lightning cannot know that our sampler continues at the step it left off
+    warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
     if cfg.mode not in ("train", "test"):
         raise MoroError(f"mode must be train or test, not {cfg.mode}.")
     if training and cfg.resume and not last.is_file():

@@ -233,6 +233,9 @@ class FullyConvAE(nn.Module):
             raise MoroError(f"The mesh autoencoder expects (batch, {expected[0]}, {expected[1]}), got "
                             f"{tuple(x.shape)}; body model, connection matrices and config must fit.")
 
+        if len(x) == 0:
+            return x.new_zeros(0, self._layers[end - 1].pairs.num_outputs, self._layers[end - 1].dim_out)
+
         def chain(part: Tensor) -> Tensor:
             part = part.transpose(0, 1).contiguous()  # (P, B, C): a gathered row holds all meshes
             for l in range(start, end):
@@ -241,7 +244,7 @@ class FullyConvAE(nn.Module):
 
         with torch.autocast(x.device.type, enabled=False):
             dtype = getattr(self, f"{self._names[start][0]}{start}").dtype
-            parts = x.to(dtype).split(self.chunk_size or max(len(x), 1))
+            parts = x.to(dtype).split(self.chunk_size or len(x))
             again = self.use_checkpoint and torch.is_grad_enabled()
             done = [checkpoint(chain, part, use_reentrant=False) if again else chain(part) for part in parts]
             return torch.cat(done) if len(done) > 1 else done[0].contiguous()
