@@ -52,7 +52,7 @@ def train(cfg: DictConfig, paths: RunPaths, data: MotionDataModule) -> None:
 
 
 def validate(cfg: DictConfig, paths: RunPaths, data: MotionDataModule) -> None:
-    system = with_weights(cfg, cfg.resume_ckpt or choose_checkpoint(cfg, paths), data)
+    system = with_weights(cfg, choose_checkpoint(cfg, paths), data)
     make_trainer(cfg, paths).validate(system, data)
 
 

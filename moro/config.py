@@ -11,6 +11,7 @@ import difflib
 import functools
 import inspect
 import operator
+import random
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import numpy as np
+import torch
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
@@ -134,9 +137,9 @@ class Declaration:
         for depth, part in enumerate(parts):
             if self.is_free(".".join(parts[:depth])) or node is None and depth > 0:
                 return
-            if parts[0] == "trainer" and depth == 1 and part in trainer_arguments():
-                return
             if not isinstance(node, dict) or part not in node:
+                if parts[0] == "trainer" and depth == 1 and part in trainer_arguments():
+                    return
                 raise self._unknown(key)
             node = node[part]
         if isinstance(value, dict) and isinstance(node, dict):
@@ -151,9 +154,9 @@ class Declaration:
             key = f"{prefix}.{name}" if prefix else str(name)
             if self.is_free(key):
                 continue
-            if prefix == "trainer" and name in trainer_arguments():
-                continue
             if name not in declared:
+                if prefix == "trainer" and name in trainer_arguments():
+                    continue
                 raise self._unknown(key)
             if isinstance(value, dict) and isinstance(declared[name], dict):
                 self._check_node(value, declared[name], key)
@@ -164,12 +167,15 @@ class Declaration:
         return MoroError(f"unknown configuration key '{key}'; did you mean {self._nearest(key)}?")
 
     def _nearest(self, key: str) -> str:
-        candidates = self.keys + [f"trainer.{name}" for name in trainer_arguments()] + self.groups
-        matches = difflib.get_close_matches(key, candidates, n=1, cutoff=0.6)
+        candidates = self.keys + self.groups
+        if key.startswith("trainer."):
+            candidates = candidates + [f"trainer.{name}" for name in trainer_arguments()]
+        matches = difflib.get_close_matches(key, candidates, n=1, cutoff=0.75)
         if not matches:  # the last part alone: someone forgot, or mistook, the path
             by_leaf = {name.rsplit(".", 1)[-1]: name for name in reversed(candidates)}
             leaf = difflib.get_close_matches(key.rsplit(".", 1)[-1], by_leaf, n=1, cutoff=0.5)
-            matches = [by_leaf[name] for name in leaf] or candidates[:1]
+            matches = [by_leaf[name] for name in leaf]
+            matches = matches or difflib.get_close_matches(key, candidates, n=1, cutoff=0.0)
         return f"'{matches[0]}'"
 
 
@@ -237,12 +243,14 @@ def _clean_override(line: str, declaration: Declaration) -> str:
     if key.split(".")[0].split("/")[0] == "hydra" or override.package:
         return line
     if key in declaration.groups:
+        if not override.is_delete() and override.value() is None:
+            return f"{key}='null'"  # the group file of that name; Hydra wants a word
         return bare if override.is_add() else line
     value = override.value() if not override.is_delete() and not override.is_sweep_override() else None
     declaration.check_key(key, value if isinstance(value, dict) else None)
     if override.is_delete():
         return line
-    declared = key in declaration.keys
+    declared = key in declaration.keys and not declaration.is_free(key)
     return bare if declared and not override.is_force_add() else f"++{bare}"
 
 
@@ -322,10 +330,10 @@ def hydra_main(
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy, torch and the workers of data loaders."""
-    import pytorch_lightning
-
-    pytorch_lightning.seed_everything(seed, workers=True, verbose=False)
+    """Seed Python, NumPy and torch (data sets have generators of their own)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 class ExitOnMoroError:

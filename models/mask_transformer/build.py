@@ -75,12 +75,14 @@ def _stage_checkpoint(cfg: DictConfig, branch: str, run: Path) -> str | None:
 
 
 def choose_checkpoint(cfg: DictConfig, paths: RunPaths) -> Path:
-    """Weights for test and demo: `model.ckpt_path`, the shipped file for tag `release`, else last.ckpt.
+    """Weights for val, test and demo: `model.ckpt_path` or `resume_ckpt`, the shipped file for tag `release`,
+    else last.ckpt of the stage.
 
     The choice is logged. Raises MoroError if there is none.
     """
-    if cfg.model.ckpt_path is not None:
-        candidates = [Path(cfg.model.ckpt_path)]
+    named = cfg.model.ckpt_path or cfg.resume_ckpt
+    if named is not None:
+        candidates = [Path(named)]
     elif cfg.tag == "release" and cfg.model.release_ckpt is not None:
         candidates = [Path(cfg.model.release_ckpt), paths.last]
     else:

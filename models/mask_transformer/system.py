@@ -272,8 +272,9 @@ class MoRoSystem(pl.LightningModule):
                     "with trainer.detect_anomaly=true"
                 )
             metrics = self._metrics(batch, output, output.logits.argmax(1), tokens.labels)
-            logged = {**losses, **metrics, "temperature": torch.tensor(self.temperature())}
-            self.log_dict({f"train/{name}": value.detach() for name, value in logged.items() if name != "loss"})
+            metrics["temperature"] = torch.tensor(self.temperature())
+            logged = {name: value.detach() for name, value in {**losses, **metrics}.items() if name != "loss"}
+            self.log_dict({f"train/{name}": value for name, value in logged.items()})
         return losses["loss"]
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
