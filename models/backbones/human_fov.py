@@ -101,7 +101,7 @@ def _fuse_path(channels: tuple[int, ...], source: int, target: int) -> nn.Module
 
 
 def _transition(channels_in: tuple[int, ...], channels_out: tuple[int, ...]) -> nn.ModuleList:
-    """From one stage's branches to the next one's: changed widths, and a new branch of half the resolution."""
+    """From one stage's branches to the next one's: changed widths, a new branch of half the size."""
     paths: list[nn.Module] = []
     for branch, width in enumerate(channels_out):
         if branch >= len(channels_in):

@@ -27,13 +27,21 @@ class MeshVQVAE(nn.Module):
 
     Meshes are in metres and in the canonical frame of spec: models 1.6; B is any number of meshes (the caller
     folds frames into it). connection_hash names the tables the autoencoder was made of.
+
+    center  the autoencoder sees the difference to a mean mesh, kept as `center` (V, 3) in the state dict; a
+            third of the error after the same number of steps (docs/deviations.md). Not in released files
     """
 
-    def __init__(self, fully_conv_ae: FullyConvAE, quantiser: nn.Module, connection_hash: str = "") -> None:
+    center: Tensor | None
+
+    def __init__(
+        self, fully_conv_ae: FullyConvAE, quantiser: nn.Module, connection_hash: str = "", center: bool = False
+    ) -> None:
         super().__init__()
         self.fully_conv_ae = fully_conv_ae
         self.vq_vae = quantiser
         self.connection_hash = connection_hash
+        self.register_buffer("center", torch.zeros(fully_conv_ae.num_vertices, 3) if center else None)
 
     @property
     def num_tokens(self) -> int:
@@ -45,11 +53,11 @@ class MeshVQVAE(nn.Module):
 
     def encode(self, mesh: Tensor) -> Tensor:
         """(B, V, 3) → token ids (B, J) int64; (B, J, Q) from a chain of Q quantisers."""
-        return self.vq_vae.encode(self.fully_conv_ae.encode(mesh))
+        return self.vq_vae.encode(self._latents(mesh))
 
     def decode(self, tokens: Tensor, quantize: bool = True) -> Tensor:
         """Token ids (B, J) → mesh (B, V, 3); with quantize=False from embeddings (B, J, C) as they are."""
-        return self.fully_conv_ae.decode(self.vq_vae.decode(tokens) if quantize else tokens)
+        return self._mesh(self.vq_vae.decode(tokens) if quantize else tokens)
 
     def get_codebook(self) -> Tensor:
         """(K, C); (Q, K, C) from a chain."""
@@ -57,15 +65,22 @@ class MeshVQVAE(nn.Module):
 
     def forward(self, mesh: Tensor, generator: torch.Generator | None = None) -> Reconstruction:
         """Encode, quantise, decode; in training mode the codebook moves (generator: EMAQuantiser.forward)."""
-        latents = self.fully_conv_ae.encode(mesh)
+        latents = self._latents(mesh)
         quantised = self.vq_vae(latents, generator)
-        return Reconstruction(self.fully_conv_ae.decode(quantised.quantised), latents, quantised)
+        return Reconstruction(self._mesh(quantised.quantised), latents, quantised)
+
+    def _latents(self, mesh: Tensor) -> Tensor:
+        return self.fully_conv_ae.encode(mesh if self.center is None else mesh - self.center)
+
+    def _mesh(self, latents: Tensor) -> Tensor:
+        mesh = self.fully_conv_ae.decode(latents)
+        return mesh if self.center is None else mesh + self.center
 
 
 def build_mesh_vqvae(cfg: DictConfig) -> MeshVQVAE:
     """The tokenizer described by `model.vqvae` (spec: models 7.4, 7.10); weights as initialised.
 
-    Optional keys with their defaults: temperature 1.0, reset "first", meshconv.chunk_size null,
+    Optional keys with their defaults: temperature 1.0, reset "first", center false, meshconv.chunk_size null,
     meshconv.use_checkpoint false.
     MoroError: connection folder or tables missing, lists or sizes that do not fit.
     """
@@ -85,7 +100,7 @@ def build_mesh_vqvae(cfg: DictConfig) -> MeshVQVAE:
         temperature=cfg.get("temperature", 1.0), reset=cfg.get("reset", "first"),
     )
     used = {_table_name(name): tables[_table_name(name)] for name in graph.connection_layer_lst}
-    return MeshVQVAE(autoencoder, quantiser, connection_hash(used))
+    return MeshVQVAE(autoencoder, quantiser, connection_hash(used), center=bool(cfg.get("center", False)))
 
 
 def load_mesh_vqvae(path: str | Path, cfg: DictConfig) -> MeshVQVAE:

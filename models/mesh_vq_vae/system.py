@@ -1,5 +1,6 @@
 """Training of the mesh tokenizer: losses, logged terms, optimiser, checkpoints (spec: models 1.7, 1.8)."""
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from moro.geometry.alignment import similarity_align
 from moro.io.weights import METADATA_KEY, load_strict
 
 _MM = 1000.0
+CENTER_BATCHES = 16  # the mean mesh need not be exact
 
 
 class TokenizerSystem(pl.LightningModule):
@@ -41,6 +43,13 @@ class TokenizerSystem(pl.LightningModule):
 
     def forward(self, mesh: Tensor) -> Reconstruction:
         return self.mesh_vqvae(mesh)
+
+    def on_fit_start(self) -> None:
+        """The mean mesh of the first batches, if the network wants one and has none yet."""
+        center = self.mesh_vqvae.center
+        if center is not None and not center.any():
+            batches = itertools.islice(self.trainer.datamodule.train_dataloader(), CENTER_BATCHES)
+            center.copy_(torch.stack([self.meshes(batch).mean(0) for batch in batches]).mean(0))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed + self.global_step)
