@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 MARGIN = 1.2
@@ -25,12 +26,17 @@ def box_from_points(points: Tensor, margin: float = MARGIN) -> tuple[Tensor, Ten
 
 
 def box_from_landmarks(
-    landmarks: Tensor, image_size: tuple[int, int] | None = None, margin: float = MARGIN
+    landmarks: Tensor,
+    image_size: tuple[int, int] | None = None,
+    margin: float = MARGIN,
+    smooth: float = 2.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Boxes of a detected person, frame by frame; frames without detection are interpolated.
 
     landmarks   (L, 33, 4)  x, y in pixels, visibility, presence; all zero where unseen
     image_size  (width, height): points further than 10 % outside the image do not shape the box
+    smooth      sigma in frames of a Gaussian over time: a landmark at the edge of visibility does not make
+                the box flicker
     returns     center (L, 2), scale (L,), seen (L,) bool: frames with a detection of their own
 
     The box holds the landmarks that are likely visible (visibility x presence > 0.5); with fewer than four of
@@ -52,7 +58,10 @@ def box_from_landmarks(
     scale = scale_all + share * (scale_seen - scale_all)
     if not seen.any():
         return *_whole_image(len(xy), image_size, xy.dtype), seen
-    return _fill(center, seen), _fill(scale[:, None], seen)[:, 0].clamp(min=1e-3), seen
+    box = _fill(torch.cat([center, scale[:, None]], dim=-1), seen)  # (L, 3)
+    if smooth > 0 and len(box) > 1:
+        box = torch.from_numpy(gaussian_filter1d(box.numpy(), smooth, axis=0, mode="nearest"))
+    return box[:, :2], box[:, 2].clamp(min=1e-3), seen
 
 
 def _masked_box(xy: Tensor, mask: Tensor, margin: float) -> tuple[Tensor, Tensor]:
