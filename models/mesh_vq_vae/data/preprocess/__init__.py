@@ -1,0 +1,1 @@
+"""From motion data sets to tokenizer files."""

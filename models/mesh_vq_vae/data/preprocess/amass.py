@@ -1,0 +1,37 @@
+"""Tokenizer files from AMASS (SMPL-X neutral) (spec: data 5.1).
+
+    python -m models.mesh_vq_vae.data.preprocess.amass --root <AMASS folder>
+
+Every 10th frame of the middle 60 % of `<root>/<subset>/<subject>/*.npz`. Where subsets are missing, a split is
+made of those that are there.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from models.mesh_vq_vae.data.preprocess.common import Motion, amass_fields, parser, run
+
+SPLITS = {
+    "train": ("CMU", "KIT", "BMLrub", "CNRS", "DFaust", "Eyes_Japan_Dataset", "BMLmovi", "TotalCapture",
+              "EKUT", "ACCAD", "TCDHands", "PosePrior", "SOMA", "WEIZMANN"),
+    "val": ("HumanEva", "HDM05", "SFU", "MoSh"),
+    "test": ("Transitions", "SSM"),
+}
+TRIM, SKIP = 0.2, 10
+
+
+def find_motions(root: Path, subsets: tuple[str, ...]) -> list[Motion]:
+    """Files of the subsets, named by their path below the root."""
+    return [Motion(path, path.relative_to(root).with_suffix("").as_posix())
+            for subset in subsets for path in sorted((root / subset).glob("*/*.npz"))]
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments: argparse.Namespace = parser(__doc__, "datasets/mesh_vq_vae/AMASS_smplx").parse_args(argv)
+    splits = {split: find_motions(arguments.root, subsets) for split, subsets in SPLITS.items()}
+    return run(splits, amass_fields, TRIM, SKIP, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

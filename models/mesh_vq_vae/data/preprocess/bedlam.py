@@ -1,0 +1,28 @@
+"""Tokenizer file from BEDLAM's motions (spec: data 5.1).
+
+    python -m models.mesh_vq_vae.data.preprocess.bedlam --root <neutral_ground_truth_motioninfo folder>
+
+Every 10th frame of the middle 60 % of `<root>/<person>/<sequence>/*.npz`; for training only.
+"""
+
+import sys
+from pathlib import Path
+
+from models.mesh_vq_vae.data.preprocess.common import Motion, amass_fields, parser, run
+
+TRIM, SKIP = 0.2, 10
+
+
+def find_motions(root: Path) -> list[Motion]:
+    """Files named by person and sequence."""
+    paths = sorted(root.glob("*/*/*.npz"))
+    return [Motion(path, f"{path.parent.parent.name}-{path.parent.name}") for path in paths]
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser(__doc__, "datasets/mesh_vq_vae/bedlam_animations").parse_args(argv)
+    return run({"train": find_motions(arguments.root)}, amass_fields, TRIM, SKIP, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

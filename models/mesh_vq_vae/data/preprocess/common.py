@@ -1,0 +1,165 @@
+"""Shared steps: choose frames of every motion file, join them, write one npz per split (spec: data 5.1)."""
+
+import argparse
+import logging
+import pickle
+import shutil
+import sys
+import zipfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from moro.errors import MoroError
+from moro.io.atomic import atomic_path
+
+NUM_BETAS = 10
+logger = logging.getLogger(__name__)
+
+Arrays = dict[str, np.ndarray]
+Read = Callable[["np.lib.npyio.NpzFile"], Arrays | None]
+
+
+@dataclass(frozen=True)
+class Motion:
+    """One motion file and the name its samples get."""
+
+    path: Path
+    name: str
+
+
+@dataclass
+class Summary:
+    """What became of the files of one split."""
+
+    used: int = 0
+    skipped: list[Path] = field(default_factory=list)  # files without a pose (shapes alone)
+    failed: list[tuple[Path, str]] = field(default_factory=list)
+    samples: int = 0
+
+
+def kept_frames(num_frames: int, trim: float, skip: int) -> np.ndarray:
+    """Indices int(trim T), + skip, … below int((1 - trim) T); frames of the file, whatever their rate."""
+    return np.arange(int(trim * num_frames), int((1 - trim) * num_frames), skip)
+
+
+def amass_fields(file: "np.lib.npyio.NpzFile") -> Arrays | None:
+    """pose_body (T, 63), root_orient (T, 3), betas, gender of AMASS or BEDLAM; None if there are no poses."""
+    if "poses" not in file.files:
+        return None
+    poses = file["poses"]
+    return {"pose_body": poses[:, 3:66], "root_orient": poses[:, :3], "betas": file["betas"],
+            "gender": file["gender"]}
+
+
+def moyo_fields(file: "np.lib.npyio.NpzFile") -> Arrays:
+    return {name: file[name] for name in ("pose_body", "root_orient", "betas", "gender")}
+
+
+def build_split(motions: Iterable[Motion], read: Read, trim: float, skip: int, output: Path) -> Summary:
+    """Write one split's npz (spec: data 3.1). An interrupted run goes on where it was.
+
+    motions  in the order of the result; read  fields of an open file, None for a file to leave out
+    output   <split>.npz; finished parts are kept beside it, in .<split>.parts, until it is written
+    Files that cannot be read are reported and left out. MoroError if nothing is left.
+    """
+    motions, summary, parts = list(motions), Summary(), []
+    folder = output.parent / f".{output.stem}.parts"
+    folder.mkdir(parents=True, exist_ok=True)
+    for motion in tqdm(motions, desc=output.stem, unit="file", file=sys.stderr, disable=None):
+        key = sha256(f"{motion.path.resolve()} {motion.name} {trim} {skip}".encode()).hexdigest()[:24]
+        part = folder / f"{key}.npz"
+        if not part.is_file():
+            try:
+                fields = _extract(motion, read, trim, skip)
+            except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile,
+                    pickle.UnpicklingError) as error:
+                summary.failed.append((motion.path, f"{type(error).__name__}: {error}"))
+                continue
+            if fields is None:
+                summary.skipped.append(motion.path)
+                continue
+            with atomic_path(part) as temporary:
+                np.savez(temporary, **fields)
+        parts.append(part)
+    summary.used = len(parts)
+    if not parts:
+        raise MoroError(f"No motion for {output}: {len(motions)} files found, {len(summary.failed)} "
+                        "unreadable; check the root folder.")
+    joined = _join(parts)
+    summary.samples = len(joined["gender"])
+    with atomic_path(output) as temporary:
+        np.savez(temporary, **joined)
+    shutil.rmtree(folder)
+    _report(output, summary)
+    return summary
+
+
+def parser(description: str, default_output: str) -> argparse.ArgumentParser:
+    """Arguments all three scripts share."""
+    result = argparse.ArgumentParser(description=description)
+    result.add_argument("--root", type=Path, required=True, help="folder of the unpacked data set")
+    result.add_argument("--output", type=Path, default=Path(default_output), help="folder of the npz files")
+    result.add_argument("--force", action="store_true", help="make splits again that are there already")
+    return result
+
+
+def run(splits: dict[str, list[Motion]], read: Read, trim: float, skip: int,
+        arguments: argparse.Namespace) -> int:
+    """Build every split that is not there yet; the exit status of a script."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        if not arguments.root.is_dir():
+            raise MoroError(f"{arguments.root} is not a folder; give the unpacked data set with --root.")
+        for split, motions in splits.items():
+            output = arguments.output / f"{split}.npz"
+            if output.is_file() and not arguments.force:
+                logger.info("%s is there already (--force makes it again)", output)
+            else:
+                build_split(motions, read, trim, skip, output)
+    except MoroError as error:
+        logger.error("error: %s", error)
+        return 1
+    return 0
+
+
+def _extract(motion: Motion, read: Read, trim: float, skip: int) -> Arrays | None:
+    """The samples of one file."""
+    with np.load(motion.path, allow_pickle=False) as file:
+        fields = read(file)
+    if fields is None:
+        return None
+    T = len(fields["pose_body"])
+    kept = kept_frames(T, trim, skip)
+    pose, orient = fields["pose_body"][kept], fields["root_orient"][kept]
+    betas = np.asarray(fields["betas"], np.float64).reshape(-1, np.shape(fields["betas"])[-1])  # (1 or T, B)
+    betas = betas[kept] if len(betas) == T > 1 else betas[:1]
+    if pose.shape[1:] != (63,) or orient.shape[1:] != (3,) or betas.shape[1] < NUM_BETAS:
+        raise ValueError(f"pose {pose.shape}, root {orient.shape} or betas {betas.shape} of unexpected shape")
+    gender = np.asarray(fields["gender"]).item()
+    gender = gender.decode() if isinstance(gender, bytes) else str(gender)
+    return {
+        "pose_body": pose.astype(np.float64), "root_orient": orient.astype(np.float64),
+        "betas": np.broadcast_to(betas[:, :NUM_BETAS], (len(kept), NUM_BETAS)),
+        "gender": np.full(len(kept), gender), "name": np.full(len(kept), motion.name),
+    }
+
+
+def _join(parts: list[Path]) -> Arrays:
+    columns: dict[str, list[np.ndarray]] = {}
+    for part in parts:
+        with np.load(part, allow_pickle=False) as file:
+            for name in file.files:
+                columns.setdefault(name, []).append(file[name])
+    return {name: np.concatenate(values) for name, values in columns.items()}
+
+
+def _report(output: Path, summary: Summary) -> None:
+    logger.info("%s: %d samples of %d files, %d files without poses skipped", output, summary.samples,
+                summary.used, len(summary.skipped))
+    for path, reason in summary.failed:
+        logger.warning("could not use %s (%s)", path, reason)

@@ -1,0 +1,28 @@
+"""Tokenizer files from MOYO (SMPL-X neutral) (spec: data 5.1).
+
+    python -m models.mesh_vq_vae.data.preprocess.moyo --root <MOYO folder>
+
+Every 5th frame of the middle 80 % of `<root>/<train|val|test>/*/*/*.npz`.
+"""
+
+import sys
+from pathlib import Path
+
+from models.mesh_vq_vae.data.preprocess.common import Motion, moyo_fields, parser, run
+
+TRIM, SKIP = 0.1, 5
+
+
+def find_motions(root: Path, split: str) -> list[Motion]:
+    """Files of a split, named by their file name."""
+    return [Motion(path, path.name) for path in sorted((root / split).glob("*/*/*.npz"))]
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser(__doc__, "datasets/mesh_vq_vae/MOYO").parse_args(argv)
+    splits = {split: find_motions(arguments.root, split) for split in ("train", "val", "test")}
+    return run(splits, moyo_fields, TRIM, SKIP, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""Tokenizer files from generated AMASS, BEDLAM and MOYO folders."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.mesh_vq_vae.data.dataset import BodyParameters
+from models.mesh_vq_vae.data.preprocess import amass, bedlam, common, moyo
+
+
+def write_amass(path: Path, frames: int, seed: int, gender: object = "neutral",
+                **changes: object) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    poses = random.standard_normal((frames, 165))
+    fields = {"poses": poses, "betas": random.standard_normal(16), "gender": gender} | changes
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **{k: v for k, v in fields.items() if v is not None})
+    return poses
+
+
+@pytest.fixture
+def amass_root(tmp_path: Path) -> Path:
+    root = tmp_path / "AMASS"
+    write_amass(root / "CMU" / "01" / "walk_poses.npz", 100, 0)
+    write_amass(root / "KIT" / "3" / "run_poses.npz", 57, 1, gender=np.bytes_("female"))
+    write_amass(root / "CMU" / "01" / "neutral_stagei.npz", 10, 2, poses=None)
+    (root / "CMU" / "02").mkdir()
+    (root / "CMU" / "02" / "broken_poses.npz").write_bytes(b"not a zip")
+    write_amass(root / "SFU" / "a" / "b_poses.npz", 60, 3)
+    write_amass(root / "SSM" / "a" / "b_poses.npz", 60, 4)
+    return root
+
+
+def test_frames_kept() -> None:
+    assert common.kept_frames(100, 0.2, 10).tolist() == [20, 30, 40, 50, 60, 70]
+    assert common.kept_frames(57, 0.2, 10).tolist() == [11, 21, 31, 41]
+    assert common.kept_frames(2, 0.2, 10).tolist() == [0]
+
+
+def test_amass(amass_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    out = tmp_path / "out"
+    with caplog.at_level("INFO"):
+        assert amass.main(["--root", str(amass_root), "--output", str(out)]) == 0
+    assert "10 samples of 2 files, 1 files without poses skipped" in caplog.text
+    assert "broken_poses.npz" in caplog.text
+    train = np.load(out / "train.npz", allow_pickle=False)
+    walk = np.load(amass_root / "CMU" / "01" / "walk_poses.npz")
+    np.testing.assert_array_equal(train["pose_body"][:6], walk["poses"][20:80:10, 3:66])
+    np.testing.assert_array_equal(train["root_orient"][:6], walk["poses"][20:80:10, :3])
+    np.testing.assert_array_equal(train["betas"][:6], np.tile(walk["betas"][:10], (6, 1)))
+    assert train["gender"].tolist() == ["neutral"] * 6 + ["female"] * 4
+    assert train["name"][[0, 6]].tolist() == ["CMU/01/walk_poses", "KIT/3/run_poses"]
+    assert sorted(p.name for p in out.iterdir()) == ["test.npz", "train.npz", "val.npz"]
+    assert len(BodyParameters([out / "train.npz", out / "val.npz"], 10)) == 14
+
+
+def test_an_interrupted_run_goes_on(amass_root: Path, tmp_path: Path,
+                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    motions = amass.find_motions(amass_root, ("CMU", "KIT"))
+    read: list[str] = []
+    extract = common._extract
+
+    def stops_at_the_second_motion(motion: common.Motion, *rest: object) -> common.Arrays | None:
+        if "KIT" in motion.name and len(read) < 4:
+            read.append("stopped")
+            raise KeyboardInterrupt
+        read.append(motion.name)
+        return extract(motion, *rest)
+
+    monkeypatch.setattr(common, "_extract", stops_at_the_second_motion)
+    output = tmp_path / "train.npz"
+    with pytest.raises(KeyboardInterrupt):
+        common.build_split(motions, common.amass_fields, 0.2, 10, output)
+    assert not output.exists()
+    common.build_split(motions, common.amass_fields, 0.2, 10, output)
+    assert read.count("CMU/01/walk_poses") == 1 and len(np.load(output)["gender"]) == 10
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_finished_splits_stay_unless_forced(amass_root: Path, tmp_path: Path) -> None:
+    arguments = ["--root", str(amass_root), "--output", str(tmp_path)]
+    amass.main(arguments)
+    write_amass(amass_root / "SFU" / "a" / "c_poses.npz", 60, 5)
+    amass.main(arguments)
+    assert len(np.load(tmp_path / "val.npz")["gender"]) == 4
+    amass.main([*arguments, "--force"])
+    assert len(np.load(tmp_path / "val.npz")["gender"]) == 8
+
+
+def test_bedlam(tmp_path: Path) -> None:
+    poses = write_amass(tmp_path / "in" / "rp_aaron" / "1000" / "motion_seq.npz", 50, 0)
+    assert bedlam.main(["--root", str(tmp_path / "in"), "--output", str(tmp_path / "out")]) == 0
+    train = np.load(tmp_path / "out" / "train.npz")
+    np.testing.assert_array_equal(train["pose_body"], poses[10:40:10, 3:66])
+    assert set(train["name"]) == {"rp_aaron-1000"}
+
+
+def test_moyo(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    body = random.standard_normal((40, 63))
+    for split in ("train", "val", "test"):
+        path = tmp_path / "in" / split / "220923" / "yoga" / "Bridge.npz"
+        path.parent.mkdir(parents=True)
+        np.savez(path, pose_body=body, root_orient=body[:, :3], betas=random.standard_normal((1, 300)),
+                 gender="neutral")
+    assert moyo.main(["--root", str(tmp_path / "in"), "--output", str(tmp_path / "out")]) == 0
+    test = np.load(tmp_path / "out" / "test.npz")
+    np.testing.assert_array_equal(test["pose_body"], body[4:36:5])
+    assert test["betas"].shape == (7, 10) and set(test["name"]) == {"Bridge.npz"}
+
+
+def test_an_empty_or_missing_root_is_one_sentence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert moyo.main(["--root", str(tmp_path / "none"), "--output", str(tmp_path)]) == 1
+    assert "is not a folder" in caplog.text
+    assert bedlam.main(["--root", str(tmp_path), "--output", str(tmp_path / "out")]) == 1
+    assert "No motion for" in caplog.text
