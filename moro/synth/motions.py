@@ -173,7 +173,8 @@ def interpolate_keys(keys: list[Key], flows: bool) -> tuple[Tensor, Tensor, Tens
     Returns rotations (F, 22, 3, 3), how level each foot is kept (F, 2), support weights (F, 5).
     """
     times = np.cumsum([seconds for seconds, _ in keys])
-    frames = np.arange(times[0], times[-1], 1 / FPS)
+    first, last = (times[1], times[-2]) if flows else (times[0], times[-1])  # a spline swings at its ends
+    frames = np.arange(first, last, 1 / FPS)
     rotations = torch.stack([pose.matrices() for _, pose in keys])  # (N, 22, 3, 3)
     segment = np.clip(np.searchsorted(times, frames, side="right") - 1, 0, len(keys) - 2)
     x = np.clip((frames - times[segment]) / np.maximum(times[segment + 1] - times[segment], 1e-6), 0, 1)

@@ -1,0 +1,276 @@
+"""Open training data from end to end: process_mocap on generated motion, then the data set."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import roma
+import torch
+
+from models.mask_transformer.data.items import BodyParameters, local_body, parameters_from_arrays
+from models.mask_transformer.data.open_motion import (
+    OpenMotionDataset,
+    read_motions,
+    sampling_probability,
+)
+from moro.body.loading import load_body_model
+from moro.body.model import BodyModel
+from moro.errors import MoroError
+from moro.geometry.camera import project
+from moro.geometry.trajectory import stats_from_clips
+from moro.synth.dataset_files import cmu_trial, read_amass_folder, split_of
+from scripts.preprocess import process_mocap
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Many small operations: a second thread only waits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def body(repository: Path) -> BodyModel:
+    return load_body_model(repository / "body_models", "open")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    """Two captured clips, one of them without rotations, and a T-pose."""
+    folder = tmp_path_factory.mktemp("source")
+    rng = np.random.default_rng(0)
+    vectors = np.cumsum(rng.normal(0, 0.01, (40, 22, 3)), axis=0).astype(np.float32)
+    vectors[:, [16, 17], 2] += [-1.2, 1.2]
+    offsets = rng.normal(0, 0.2, (22, 3))
+    from moro.synth.skeleton import global_rotations, joint_positions
+
+    rotations = global_rotations(roma.rotvec_to_rotmat(torch.from_numpy(vectors)))
+    joints = joint_positions(rotations, torch.from_numpy(offsets).float(), torch.ones(40, 3)).numpy()
+    np.savez(
+        folder / "lab.npz",
+        **{
+            "cmuB_77_03/joints": joints,
+            "cmuB_77_03/pose_aa": vectors,
+            "cmuC_077_04/joints": joints,
+            "bind/joints": joints,
+            "bind/pose_aa": np.zeros_like(vectors),
+            "secret_1/joints": joints,
+            "secret_1/pose_aa": vectors,
+        },
+    )
+    (folder / "lab.json").write_text(json.dumps({"clips": [{"name": "cmuB_77_03", "action": "walking"}]}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory, repository: Path, source: Path) -> Path:
+    out = tmp_path_factory.mktemp("open")
+    arguments = ["--output", str(out), "--bm_path", str(repository / "body_models"), "--generated", "24"]
+    process_mocap.main([*arguments, "--source", str(source), "--exclude", "secret"])
+    return out
+
+
+def _dataset(root: Path, body: BodyModel, split: str = "train", **options) -> OpenMotionDataset:
+    return OpenMotionDataset(root, split, body, **{"clip_len": 20, "camera": True, **options})
+
+
+def test_files_are_in_the_specified_layout(root: Path, body: BodyModel) -> None:
+    rows = json.loads((root / "motion/index.json").read_text())["clips"]
+    assert {row["split"] for row in rows} == {"train", "val", "test"}
+    captured = [row for row in rows if row["path"].startswith("lab/")]
+    assert [(row["trial"], row["family"]) for row in captured] == [("cmu_77_03", "walk")]
+    row = next(row for row in rows if "walk" in row["path"])
+    pose = np.load(root / "motion/pose_data_fps_30" / row["path"])
+    smpl = np.load(root / "motion/smpl_data_fps_30" / row["path"])
+    assert pose.shape == (row["frames"], 25, 3) and smpl.shape == (row["frames"], 178)
+    assert pose.dtype == smpl.dtype == np.float32
+    parameters = parameters_from_arrays(
+        {
+            "global_orient": smpl[:, :3],
+            "transl": smpl[:, 3:6],
+            "betas": smpl[:, 6:16],
+            "body_pose": smpl[:, 16:79],
+        }
+    )
+    joints = body(
+        parameters.body_pose, parameters.betas, parameters.global_orient, parameters.transl
+    ).full_joints
+    np.testing.assert_allclose(joints[:, :25].numpy(), pose, atol=1e-4)
+
+
+def test_tokenizer_files_have_the_specified_fields(root: Path, body: BodyModel) -> None:
+    for split in ("train", "val", "test"):
+        with np.load(root / f"tokenizer/{split}.npz", allow_pickle=False) as arrays:
+            count = len(arrays["name"])
+            assert count > 0 and set(arrays["gender"]) == {"neutral"}
+            shapes = {key: arrays[key].shape for key in ("pose_body", "root_orient", "betas")}
+            assert shapes == {"pose_body": (count, 63), "root_orient": (count, 3), "betas": (count, 10)}
+            assert all(arrays[key].dtype == np.float64 for key in shapes)
+            assert (np.abs(arrays["betas"]) <= body.beta_limit.numpy() + 1e-6).all()
+
+
+def test_splits_follow_the_source_trial() -> None:
+    assert cmu_trial("cmuB_01_05") == cmu_trial("cmuC_001_05") == "cmu_01_05"
+    assert cmu_trial("m2m_Sit") is None
+    shares = [split_of(f"trial {number}") for number in range(2000)]
+    assert 0.76 < shares.count("train") / 2000 < 0.84 and 0.07 < shares.count("val") / 2000 < 0.13
+
+
+def test_published_splits_do_not_overlap(repository: Path) -> None:
+    splits = json.loads((repository / "docs/splits_open.json").read_text())
+    names = [name for split in splits.values() for name in split]
+    assert len(names) == len(set(names)) and set(splits) == {"train", "val", "test"}
+    for split, members in splits.items():
+        assert all(split_of(cmu_trial(name)) == split for name in members if cmu_trial(name))
+
+
+def test_local_mesh_equals_the_posed_body(body: BodyModel) -> None:  # spec: data 12.1 no. 3
+    parameters = BodyParameters(
+        roma.random_rotmat(3),
+        roma.rotvec_to_rotmat(0.3 * torch.randn(3, 21, 3)),
+        torch.randn(3, 10),
+        torch.randn(3, 3),
+    )
+    item = local_body(body, parameters)
+    posed = body(parameters.body_pose, parameters.betas, parameters.global_orient, parameters.transl)
+    torch.testing.assert_close(item.place(item.output.vertices), posed.vertices, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(item.joints(), posed.joints, atol=1e-5, rtol=1e-4)
+    transform = torch.eye(4)
+    transform[:3, :3], transform[:3, 3] = roma.random_rotmat(), torch.tensor([1.0, 2, 3])
+    moved = item.moved(transform).joints()
+    torch.testing.assert_close(
+        moved, posed.joints @ transform[:3, :3].T + transform[:3, 3], atol=1e-5, rtol=1e-4
+    )
+
+
+def test_training_items_have_the_contract_keys(root: Path, body: BodyModel) -> None:
+    sample = _dataset(root, body)[(1, 0)]
+    V = body.num_vertices
+    shapes = {key: tuple(value.shape) for key, value in sample.items() if isinstance(value, torch.Tensor)}
+    assert shapes == {
+        "mesh": (20, V, 3), "local_joints": (20, 22, 3), "offset": (20, 1, 3), "root_pos": (20, 1, 3),
+        "rotation": (20, 3, 3), "translation": (20, 1, 3), "contact_label": (19, 4), "K": (20, 3, 3),
+        "center": (20, 2), "scale": (20,), "bbox": (20, 3), "cam2world": (20, 4, 4), "world2cano": (1, 4, 4),
+        "landmarks": (20, 33, 4), "joint_visible": (20, 22), "detected": (20,), "image_size": (20, 2),
+    }  # fmt: skip
+    assert sample["landmarks"].dtype == torch.float32 and sample["seq_name"] == "train"
+    motion = _dataset(root, body, camera=False)[0]
+    assert set(motion) == {
+        "mesh", "local_joints", "offset", "root_pos", "rotation", "translation", "contact_label",
+    }  # fmt: skip
+    assert "contact_label" not in _dataset(root, body, clip_len=1)[0]
+
+
+def test_landmarks_lie_on_the_person(root: Path, body: BodyModel) -> None:
+    dataset = _dataset(root, body)
+    distances = []
+    for index in range(12):
+        sample = dataset[index]
+        joints = sample["local_joints"] @ sample["rotation"].mT + sample["translation"]
+        wrist = project(joints, sample["K"])[:, 20]
+        seen = sample["landmarks"][:, 15]
+        pixels = seen[:, :2] * 100 * sample["scale"][:, None] + sample["center"]
+        good = (seen[:, 2] > 0.9) & sample["joint_visible"][:, 20]
+        distances.append(((pixels - wrist).norm(dim=-1) / (200 * sample["scale"]))[good])
+    assert torch.cat(distances).median() < 0.05
+
+
+def test_items_depend_on_seed_epoch_and_index_only(root: Path, body: BodyModel) -> None:
+    first, second = _dataset(root, body), _dataset(root, body)
+    second[(4, 7)]
+    for key, value in first[(2, 3)].items():
+        other = second[(2, 3)][key]
+        assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
+    assert not torch.equal(first[(2, 3)]["rotation"], first[(3, 3)]["rotation"])
+    other_seed = _dataset(root, body, seed=5)
+    assert not torch.equal(first[0]["K"], other_seed[0]["K"]) or not torch.equal(
+        first[0]["rotation"], other_seed[0]["rotation"]
+    )
+
+
+def test_person_stands_on_the_floor_with_any_shape(root: Path, body: BodyModel) -> None:
+    dataset = _dataset(root, body, camera=False, clip_len=8)
+    lowest = []
+    for index in range(15):
+        sample = dataset[index]
+        world = sample["mesh"] @ sample["rotation"].mT + sample["translation"]
+        lowest.append(world[..., 2].min())
+    assert np.median(np.abs(lowest)) < 0.03
+
+
+def test_short_motions_are_played_back_and_forth(root: Path, body: BodyModel) -> None:
+    dataset = _dataset(root, body, clip_len=400, camera=False)
+    rotation, translation = dataset[0]["rotation"], dataset[0]["translation"]
+    assert rotation.shape == (400, 3, 3)
+    assert (translation[1:] - translation[:-1]).norm(dim=-1).max() < 0.2
+    statistics = stats_from_clips(dataset.trajectory_clips())
+    assert statistics.std.min() > 1e-6
+
+
+def test_test_windows_join_to_whole_sequences(root: Path, body: BodyModel) -> None:
+    windows = _dataset(root, body, "test", clip_len=50, overlap_len=10)
+    whole = _dataset(root, body, "test", clip_len=2000)
+    by_name: dict[str, list[dict]] = {}
+    for index in range(len(windows)):
+        by_name.setdefault(windows[index]["seq_name"], []).append(windows[index])
+    for index in range(len(whole)):
+        sample = whole[index]
+        parts = by_name[sample["seq_name"]]
+        joined = torch.cat([part["landmarks"][0 if n == 0 else 10 :] for n, part in enumerate(parts)])
+        assert torch.equal(joined, sample["landmarks"])
+        assert parts[0]["contact_label"].shape[0] == len(parts[0]["mesh"]) - 1
+        assert len(sample["img_paths"]) == len(sample["mesh"])
+
+
+def test_validation_is_fixed_and_balanced_sampling_is_fair(root: Path, body: BodyModel) -> None:
+    dataset = _dataset(root, body, "val")
+    first, again = dataset[0], dataset[(9, 0)]
+    assert torch.equal(first["landmarks"], again["landmarks"]) and first["seq_name"] == "val"
+    motions = read_motions(root, "train")
+    probability = sampling_probability(motions)
+    assert probability.sum() == pytest.approx(1)
+    assert len(read_motions(root, "train", 0.5)) == round(0.5 * len(motions))
+    assert len(read_motions(root, "train", 3)) == 3
+
+
+def test_amass_layout_files_are_resampled_to_30_fps(tmp_path: Path, body: BodyModel) -> None:
+    folder = tmp_path / "LAB" / "s1"
+    folder.mkdir(parents=True)
+    trans = np.zeros((121, 3))
+    trans[:, 0] = np.arange(121) / 120
+    np.savez(folder / "walk_poses.npz", poses=np.zeros((121, 156)), trans=trans, mocap_framerate=120.0)
+    np.savez(folder / "shape.npz", betas=np.zeros(16))
+    clips = read_amass_folder(tmp_path, body)
+    assert [clip.name for clip in clips] == ["LAB-s1-walk_poses"]
+    step = clips[0].pelvis[1:] - clips[0].pelvis[:-1]
+    assert len(clips[0].pelvis) == 30
+    torch.testing.assert_close(step[:, 0], torch.full((29,), 1 / 30), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [("missing", "No open motion data"), ("shape", r"\(T, 178\)"), ("text", "Cannot read the motion")],
+)
+def test_bad_files_say_what_to_do(tmp_path: Path, damage: str, message: str) -> None:
+    if damage != "missing":
+        folder = tmp_path / "motion/smpl_data_fps_30"
+        folder.mkdir(parents=True)
+        row = {"path": "a.npy", "split": "train", "family": "walk"}
+        (tmp_path / "motion/index.json").write_text(json.dumps({"clips": [row]}))
+        if damage == "shape":
+            np.save(folder / "a.npy", np.zeros((4, 3)))
+        else:
+            (folder / "a.npy").write_text("no array")
+    with pytest.raises(MoroError, match=message):
+        read_motions(tmp_path, "train")
+
+
+def test_bad_options_are_refused(root: Path, body: BodyModel, tmp_path: Path) -> None:
+    with pytest.raises(MoroError, match="overlap_len"):
+        _dataset(root, body, clip_len=5, overlap_len=5)
+    with pytest.raises(MoroError, match="No .npz motion files"):
+        process_mocap.main(["--source", str(tmp_path), "--output", str(tmp_path / "out")])
