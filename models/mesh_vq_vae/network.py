@@ -34,9 +34,8 @@ class MeshVQVAE(nn.Module):
 
     center: Tensor | None
 
-    def __init__(
-        self, fully_conv_ae: FullyConvAE, quantiser: nn.Module, connection_hash: str = "", center: bool = False
-    ) -> None:
+    def __init__(self, fully_conv_ae: FullyConvAE, quantiser: nn.Module, connection_hash: str = "",
+                 center: bool = False) -> None:
         super().__init__()
         self.fully_conv_ae = fully_conv_ae
         self.vq_vae = quantiser

@@ -48,7 +48,9 @@ class TokenizerSystem(pl.LightningModule):
         """The mean mesh of the first batches, if the network wants one and has none yet."""
         center = self.mesh_vqvae.center
         if center is not None and not center.any():
-            batches = itertools.islice(self.trainer.datamodule.train_dataloader(), CENTER_BATCHES)
+            loader = self.trainer.datamodule.train_dataloader()
+            batches = [self.transfer_batch_to_device(batch, self.device, 0)
+                       for batch in itertools.islice(loader, CENTER_BATCHES)]
             center.copy_(torch.stack([self.meshes(batch).mean(0) for batch in batches]).mean(0))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from models.mesh_vq_vae.callbacks import StepProgress
+from models.mesh_vq_vae.data.dataset import BodyParameters
 from models.mesh_vq_vae.data.meshes import MeshMaker
 from models.mesh_vq_vae.data.module import TokenizerData
 from models.mesh_vq_vae.network import build_mesh_vqvae, load_mesh_vqvae
@@ -170,3 +171,22 @@ def test_training_without_and_with_several_quantisers(
     if num_quantizer:
         ids = system.mesh_vqvae.eval().encode(mesh)
         assert ids.shape == (2, 12, 3) and system.mesh_vqvae.decode(ids).shape == mesh.shape
+
+
+def test_mean_mesh_is_taken_from_the_data_and_kept(
+    small_config: DictConfig, small_body: BodyModel, data: TokenizerData, tmp_path: Path
+) -> None:
+    small_config.center = True
+    system = make_system(small_config, small_body)
+    make_trainer(tmp_path / "run", 3).fit(system, data)
+    center = system.mesh_vqvae.center
+    meshes = system.meshes(BodyParameters(data.paths["train"], 10)[torch.arange(40)])
+    rest = meshes.mean(0)
+    assert (center - rest).abs().mean() < 0.3 * meshes.std(0).mean()  # of a sample of the data
+    network = load_mesh_vqvae(tmp_path / "run" / "last.ckpt", small_config)
+    assert torch.equal(network.center, center)
+    latents = network.fully_conv_ae.encode(rest[None] - center)
+    assert torch.equal(network.vq_vae.encode(latents), network.encode(rest[None]))
+    ids = network.encode(rest[None])
+    embeddings = network.get_codebook()[ids]
+    assert torch.equal(network.decode(ids), network.fully_conv_ae.decode(embeddings) + center)

@@ -2,8 +2,8 @@
 
     python -m models.mesh_vq_vae.data.preprocess.amass --root <AMASS folder>
 
-Every 10th frame of the middle 60 % of `<root>/<subset>/<subject>/*.npz`. Where subsets are missing, a split is
-made of those that are there.
+Every 10th frame of the middle 60 % of `<root>/<subset>/<subject>/*.npz`. Where subsets are missing, a split
+is made of those that are there.
 """
 
 import argparse
