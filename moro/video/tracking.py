@@ -21,6 +21,8 @@ from moro.video.tracks import Track, area_fraction, landmark_box
 
 CORE = [0, 11, 12, 23, 24, 25, 26]  # nose, shoulders, hips, knees: hands and feet tell people apart less well
 TORSO = [11, 12, 23, 24]
+HEAD_AND_TORSO = [*range(13), 23, 24]
+PAINT = (128, 128, 128)
 
 # Distances are in units of the side of a person's crop, which is about 1.25 body heights.
 MAX_STEP = 0.25  # a person moves less from one frame to the next
@@ -30,12 +32,14 @@ SAME_PERSON = 0.08  # landmarks of two tracks that agree this well are of one pe
 SAME_FRAMES = 3  # for so many frames
 TORSO_SHARED = 0.3  # a newcomer whose torso lies more than this in that of somebody known is a second reading
 TORSO_LENGTH = 0.38  # metres; the 3D landmarks of what is no person (a leg, a chair) have a shorter one
-MIN_SIMILARITY = 0.3  # torso colours more unlike than this are of another person
-UNLIKE_FRAMES = 4  # for so many frames
+MIN_SIMILARITY = 0.4  # torso colours more unlike than this are of another person
+SLID_SIMILARITY, UNLIKE_FRAMES = 0.55, 4  # and so are those of a track that stays below this for some frames
 LEARNING_RATE = 0.05  # of the torso colours
 GAP_BASE, GAP_SPEED, GAP_MAX = 0.4, 0.03, 1.5  # a lost person is found in a circle that grows with the gap
 GAP_GROWTH = 1.7  # and may have changed in size by this factor
 GAP_COAST = 10  # frames for which its last velocity is trusted
+SLIDE_FRAMES, PACE_FRAMES = 5, 15  # a track slides onto another person so fast; before, its pace was its own
+PAINT_MARGIN = 0.06  # width of the brush that paints over people already followed
 SEARCH_EVERY, SEARCH_FRAMES = 3, 30  # the detector looks where a person was lost so often, for so many frames
 
 
@@ -124,6 +128,20 @@ class _Person:
     def expected_center(self, index: int) -> np.ndarray:
         return self.roi.center + self.velocity * min(index - self.last, GAP_COAST)
 
+    def strangeness(self, since: int, index: int) -> float:
+        """How badly what is seen at `index` fits this person as it was before frame `since`: colours, path.
+
+        Infinite for one who has not been seen long before: the younger of two has to give way.
+        """
+        early, late = (self.observations.get(since - n) for n in (PACE_FRAMES, SLIDE_FRAMES))
+        if early is None or late is None:
+            return np.inf
+        pace = (late.next_roi.center - early.next_roi.center) / (PACE_FRAMES - SLIDE_FRAMES)
+        expected = late.next_roi.center + pace * (index - since + SLIDE_FRAMES)
+        seen = self.observations[index]
+        off = np.linalg.norm(seen.next_roi.center - expected) / seen.next_roi.size
+        return float(off + 1.0 - _similarity(self.colours, seen.colours))
+
 
 class _Tracker:
     def __init__(
@@ -157,7 +175,8 @@ class _Tracker:
         self._drop_duplicates()
         regions = self._regions_to_search()
         if regions:
-            self._admit(rgb, [d for region in regions for d in self.detector.detect(rgb, region)])
+            others = self._hide_known(rgb)
+            self._admit(rgb, [d for region in regions for d in self.detector.detect(others, region)])
         self.people = [p for p in self.people if p.active or len(p.observations) >= SAME_FRAMES]
         self.recent.append(rgb)
         self.index += 1
@@ -177,7 +196,8 @@ class _Tracker:
             person.lose(self.index)
             return
         person.add(self.index, seen)
-        person.unlike = person.unlike + 1 if _similarity(person.colours, seen.colours) < MIN_SIMILARITY else 0
+        unlike = _similarity(person.colours, seen.colours) < SLID_SIMILARITY
+        person.unlike = person.unlike + 1 if unlike else 0
         if person.unlike >= UNLIKE_FRAMES:  # slid onto somebody else
             person.lose(self.index + 1 - UNLIKE_FRAMES)
         elif not person.unlike and not self._is_crowded(person):
@@ -197,11 +217,12 @@ class _Tracker:
         return _Observation(values, found.world.astype(np.float32), found.next_roi, colours)
 
     def _is_crowded(self, person: _Person) -> bool:
-        """Somebody else is so near that the torso colours may be theirs."""
+        """Somebody else, seen or hidden, is so near that the torso colours may be theirs."""
+        others = (p for p in self.people if p is not person and self.index - p.last <= self.max_gap)
         return any(
-            np.linalg.norm(other.roi.center - person.roi.center) < 0.3 * max(other.roi.size, person.roi.size)
-            for other in self.active
-            if other is not person
+            np.linalg.norm(other.expected_center(self.index) - person.roi.center)
+            < 0.3 * max(other.roi.size, person.roi.size)
+            for other in others
         )
 
     def _drop_duplicates(self) -> None:
@@ -218,7 +239,9 @@ class _Tracker:
                 count = self.close_frames[pair] = self.close_frames.get(pair, 0) + 1
                 if count >= SAME_FRAMES:
                     self.close_frames.pop(pair)
-                    _intruder(older, younger, self.index).lose(self.index + 1 - count)
+                    since = self.index + 1 - count
+                    stray = max((younger, older), key=lambda person: person.strangeness(since, self.index))
+                    stray.lose(since)
 
     # ---- finding -----------------------------------------------------------------------------------------
 
@@ -236,6 +259,18 @@ class _Tracker:
             return []
         lost = [p for p in self.people if not p.active and self.index - p.last <= SEARCH_FRAMES]
         return [_clip_square(p.expected_center(self.index), p.roi.size, width, height) for p in lost]
+
+    def _hide_known(self, rgb: np.ndarray) -> np.ndarray:
+        """The frame with those already followed painted over: the detector prefers them to who is beside."""
+        if not self.active:
+            return rgb
+        painted = rgb.copy()
+        for person in self.active:
+            points = person.observations[self.index].landmarks[HEAD_AND_TORSO, :2]
+            hull = cv2.convexHull(points.round().astype(np.int32))
+            cv2.fillConvexPoly(painted, hull, PAINT)
+            cv2.polylines(painted, [hull], True, PAINT, max(1, round(PAINT_MARGIN * person.roi.size)))
+        return painted
 
     def _admit(self, rgb: np.ndarray, detections: list[Detection]) -> None:
         """Detections become people: lost ones found again, or new ones."""
@@ -332,14 +367,6 @@ def _is_human(person: _Person) -> bool:
 
 def _near(a: Roi, b: Roi) -> bool:
     return bool(np.linalg.norm(a.center - b.center) < SAME_DETECTION * min(a.size, b.size))
-
-
-def _intruder(older: _Person, younger: _Person, index: int) -> _Person:
-    """Of two tracks on one person the one that looks less like it; the younger if both do."""
-    seen = older.observations[index].colours
-    if _similarity(younger.colours, seen) > _similarity(older.colours, seen) + 0.15:
-        return older
-    return younger
 
 
 def _is_inside(found: Landmarks, size: tuple[int, int]) -> bool:
