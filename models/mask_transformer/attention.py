@@ -32,12 +32,17 @@ class Rotary(nn.Module):
     def forward(self, num_frames: int, device: torch.device) -> Tensor:
         """Complex table (num_frames, 1, head_dim / 2), ready to multiply (B, F, heads, head_dim / 2)."""
         if self.table is None or self.table.device != device or len(self.table) < num_frames:
-            positions = torch.arange(max(ROTARY_POSITIONS, num_frames), dtype=torch.float64)
-            channels = torch.arange(0, self.head_dim, 2, dtype=torch.float64)
-            angles = positions[:, None] * ROTARY_BASE ** (-channels / self.head_dim)
-            table = torch.polar(torch.ones_like(angles), angles)[:, None]  # (P, 1, D/2)
-            self.table = table.to(torch.complex64).to(device)
+            self.table = self.build(max(ROTARY_POSITIONS, num_frames), device)
         return self.table[:num_frames]
+
+    @torch.inference_mode(False)  # a table made in validation must serve the training after it
+    def build(self, num_positions: int, device: torch.device) -> Tensor:
+        """Complex table (num_positions, 1, head_dim / 2)."""
+        positions = torch.arange(num_positions, dtype=torch.float64)
+        channels = torch.arange(0, self.head_dim, 2, dtype=torch.float64)
+        angles = positions[:, None] * ROTARY_BASE ** (-channels / self.head_dim)
+        table = torch.polar(torch.ones_like(angles), angles)[:, None]  # (P, D/2) -> (P, 1, D/2)
+        return table.to(torch.complex64).to(device)
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
@@ -166,6 +171,7 @@ class TemporalAttention(Attention):
             blocks.append(self.attend(q[:, :, start:stop], k[:, :, first:last], v[:, :, first:last], window))
         return torch.cat(blocks, dim=2)
 
+    @torch.inference_mode(False)
     def band_mask(self, device: torch.device) -> Tensor:
         """Mask (block, block + 2 attn_len) of one block of queries, made once per device."""
         if self.mask is None or self.mask.device != device:

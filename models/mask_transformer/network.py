@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from models.mask_transformer.blocks import DSTFormer, Mlp, SpatialFormer
 from moro.errors import MoroError
 from moro.geometry.camera import weak_to_translation
+from moro.geometry.precision import full_precision
 from moro.geometry.rotation import matrix_to_rot6d, rot6d_to_matrix
 from moro.geometry.trajectory import TrajectoryStats
 
@@ -237,7 +238,9 @@ class MotionImageTransformer(nn.Module):
         x = torch.cat((self.m_token_embed(tokens), self.m_traj_embed(cano_traj)[:, :, None]), dim=2)
         x = self.m_transformer(x + self.m_pos_enc)  # (B, F, J+1, C)
         trajectory = x[:, :, J:]
-        return MotionEncoding(x[:, :, :J], trajectory, self.m_traj_regressor(trajectory[:, :, 0]))
+        return MotionEncoding(
+            x[:, :, :J], trajectory, self._regress(trajectory[:, :, 0], self.m_traj_regressor)
+        )
 
     def encode_image(self, cond: Tensor, bbox: Tensor) -> ImageEncoding:
         """Image encoder (spec: models 3.5); frames are independent unless `img_temporal`.
@@ -251,7 +254,7 @@ class MotionImageTransformer(nn.Module):
         image = self.img_embed(cond) + self.img_pos_enc
         x = torch.cat((image, self.img_bbox_embed(bbox)[:, :, None]), dim=2)  # (B, F, N+1, C)
         x = self.img_transformer(x)
-        weak = self.img_traj_regressor(x[:, :, N])
+        weak = self._regress(x[:, :, N], self.img_traj_regressor)
         return ImageEncoding(
             x[:, :, :N], weak, rot6d_to_matrix(weak[..., :6]), weak_to_translation(weak, bbox)
         )
@@ -273,13 +276,19 @@ class MotionImageTransformer(nn.Module):
         x = torch.cat(parts, dim=2) + self._decoder_positions(image.features.shape[2])
         x = self.d_transformer(x, keep=J + 2 if self.skip_unread else None)
         pose, trajectory, camera = x[:, :, :J], x[:, :, J], x[:, :, J + 1]
-        pose6d = self.d_traj_regressor(camera)  # (B, F, 9)
+        pose6d = self._regress(camera, self.d_traj_regressor)  # (B, F, 9)
         return Decoding(
             _code_axis_second(self.d_pose_regressor(pose)),
             rot6d_to_matrix(pose6d[..., :6]),
             pose6d[:, :, None, 6:],
             self.d_contact_regressor(trajectory),
         )
+
+    @staticmethod
+    @full_precision
+    def _regress(features: Tensor, head: nn.Module) -> Tensor:
+        """Trajectories in float32 even under autocast, see `full_precision`."""
+        return head(features.float())
 
     def _decoder_positions(self, num_image_tokens: int) -> Tensor:
         """(1, 1, J + 2 + N, C): pose, canonical trajectory, camera, and one position for all image tokens."""

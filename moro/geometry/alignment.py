@@ -6,6 +6,8 @@ import roma
 import torch
 from torch import Tensor
 
+from moro.geometry.precision import full_precision
+
 
 class Similarity(NamedTuple):
     """target ≈ scale * source @ rotation^T + translation."""
@@ -19,6 +21,7 @@ class Similarity(NamedTuple):
         return self.scale[..., None, None] * (points @ self.rotation.mT) + self.translation
 
 
+@full_precision
 def similarity_transform(source: Tensor, target: Tensor, rigid: bool = False) -> Similarity:
     """The similarity that brings `source` closest to `target` in the least-squares sense, never a reflection.
 
@@ -34,11 +37,13 @@ def similarity_transform(source: Tensor, target: Tensor, rigid: bool = False) ->
     return Similarity(scale, rotation, translation)
 
 
+@full_precision
 def similarity_align(source: Tensor, target: Tensor) -> Tensor:
     """`source` (*, N, 3) scaled, rotated and moved onto `target` (*, N, 3) (spec: models 5.3)."""
     return similarity_transform(source, target).apply(source)
 
 
+@full_precision
 def rigid_align(source: Tensor, target: Tensor) -> Tensor:
     """`source` (*, N, 3) rotated and moved, not scaled, onto `target` (*, N, 3) (spec: data 8.2, rte)."""
     return similarity_transform(source, target, rigid=True).apply(source)

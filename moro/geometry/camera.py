@@ -4,8 +4,10 @@ import torch
 from torch import Tensor
 
 from moro.errors import MoroError
+from moro.geometry.precision import full_precision
 
 
+@full_precision
 def project(points: Tensor, K: Tensor, dist_coeffs: Tensor | None = None, eps: float = 0.0) -> Tensor:
     """Pixels of points in the camera frame (spec: models 5.2).
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from moro.errors import MoroError
+from moro.geometry.precision import full_precision
 from moro.geometry.rotation import matrix_to_rot6d, rot6d_to_matrix
 from moro.io.atomic import atomic_path
 from moro.io.pickles import load_pickle
@@ -22,6 +23,7 @@ SMALLEST_STD = 1e-8
 _log = logging.getLogger(__name__)
 
 
+@full_precision
 def canonical_trajectory(rotation: Tensor, translation: Tensor) -> Tensor:
     """Frame-to-frame trajectory in the body's own frame, not normalised (spec: models 3.7).
 
@@ -41,6 +43,7 @@ def canonical_trajectory(rotation: Tensor, translation: Tensor) -> Tensor:
     return torch.cat((trajectory, trajectory[:, -1:]), dim=1)
 
 
+@full_precision
 def integrate_trajectory(
     trajectory: Tensor, rotation0: Tensor, translation0: Tensor
 ) -> tuple[Tensor, Tensor]:

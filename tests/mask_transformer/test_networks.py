@@ -180,6 +180,26 @@ def test_single_frame_equals_its_plain_attention() -> None:
     assert torch.isfinite(alone).all()
 
 
+def test_validation_before_training_leaves_nothing_behind() -> None:
+    """Tables made in inference mode could not be used with gradients."""
+    network = small_network("video")
+    inputs = small_inputs(frames=70)
+    with torch.inference_mode():
+        network(*inputs)
+    network(*inputs).logits.square().sum().backward()
+
+
+def test_trajectories_keep_full_precision_under_autocast() -> None:
+    network = small_network("video", dim_feat=64)
+    inputs = small_inputs()
+    image = network.encode_image(*inputs[1:])
+    with torch.autocast("cpu", torch.bfloat16):
+        output = network(inputs[0], image=image)
+    assert output.logits.dtype == torch.bfloat16
+    assert output.translation.dtype == output.rotation.dtype == output.cano_traj.dtype == torch.float32
+    torch.testing.assert_close(output.cano_input, network(inputs[0], image=image).cano_input, rtol=0, atol=0)
+
+
 def test_inputs_are_not_edited() -> None:
     network = small_network("video")
     inputs = small_inputs()
