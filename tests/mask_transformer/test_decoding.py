@@ -59,7 +59,7 @@ def test_number_of_passes() -> None:
     assert num_passes(torch.ones_like(masked), 5) == 5
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(share=st.floats(0, 1), timesteps=st.integers(1, 8), seed=st.integers(0, 50))
 def test_kept_tokens_are_never_masked_again(share: float, timesteps: int, seed: int) -> None:
     net = network()
