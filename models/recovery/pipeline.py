@@ -171,7 +171,8 @@ def recover_people(
     dataset = DemoDataset(people, K, names, cfg.dataset.clip_len, cfg.dataset.overlap_len)
     skip = cfg.dataset.overlap_len // 2  # each half of an overlap comes from the window it is more inside of
     (folder / WORK_FOLDER).mkdir(parents=True, exist_ok=True)
-    vertices, contact = {}, {}
+    vertices: dict[str, NDArray] = {}
+    contact: dict[str, NDArray] = {}
     for index in tqdm(range(len(dataset)), desc="recover", unit="window", disable=None):
         window = dataset.windows[index]
         name = people[window.person].name
