@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 from torch.utils.checkpoint import checkpoint
 
 from moro.errors import MoroError
@@ -31,24 +32,27 @@ class _Mix(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, coefficient: Tensor, pairs: "_Pairs") -> Tensor:
-        ctx.save_for_backward(x, coefficient)
+        ctx.save_for_backward(coefficient)
         ctx.pairs = pairs
-        return _mix(x, coefficient, pairs.columns, pairs.offsets)
+        if not ctx.needs_input_grad[1]:
+            return _mix(x, coefficient, pairs.columns, pairs.offsets)
+        with torch.enable_grad():  # the library's own gradient of the coefficients is a single kernel
+            ctx.leaf = coefficient.detach().requires_grad_()
+            out = _mix(x.detach(), ctx.leaf, pairs.columns, pairs.offsets)
+        ctx.edge = get_gradient_edge(out)
+        return out.detach()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        x, coefficient = ctx.saved_tensors
+        (coefficient,) = ctx.saved_tensors
         pairs, grad = ctx.pairs, grad.contiguous()
         grad_x = grad_coefficient = None
         if ctx.needs_input_grad[0]:
             transposed = coefficient.index_select(0, pairs.transposed_order)
             grad_x = _mix(grad, transposed, pairs.transposed_columns, pairs.transposed_offsets)
-        if ctx.needs_input_grad[1]:  # one dot product per pair; the library's backward has them in one kernel
-            with torch.enable_grad():
-                leaf = coefficient.detach().requires_grad_()
-                out = _mix(x.detach(), leaf, pairs.columns, pairs.offsets)
-            (grad_coefficient,) = torch.autograd.grad(out, leaf, grad)
+        if ctx.needs_input_grad[1]:
+            (grad_coefficient,) = torch.autograd.grad(ctx.edge, ctx.leaf, grad, retain_graph=True)
         return grad_x, grad_coefficient, None
 
 

@@ -96,6 +96,14 @@ def test_chunks_and_checkpoints_change_nothing(options: dict[str, object]) -> No
         torch.testing.assert_close(q.grad, p.grad, rtol=1e-4, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
 
 
+def test_a_graph_can_be_used_twice() -> None:
+    network, mesh = small_autoencoder(), torch.randn(2, 20, 3, requires_grad=True)
+    loss = network(mesh).square().sum()
+    first = torch.autograd.grad(loss, [mesh, network.w_weights0], retain_graph=True)
+    second = torch.autograd.grad(loss, [mesh, network.w_weights0])
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
 def test_empty_batch_and_sizes() -> None:
     network = small_autoencoder()
     assert (network.num_vertices, network.num_tokens, network.dim_token) == (20, 7, 4)
