@@ -17,7 +17,7 @@ class OcclusionRanges:
     """How often and how long. Shares are probabilities per clip; lengths in seconds.
 
     `clear` clips have no occlusion but truncation by the image border. The other shares are weights of the
-    kind of an event; a clip has one to three events.
+    kind of an event; a clip of up to two seconds has one to three, a longer one more that pass.
     """
 
     clear: float = 0.25
@@ -77,14 +77,17 @@ def sample_occlusion(
     weights = np.array(
         [ranges.limb, ranges.lower_body, ranges.side, ranges.whole, ranges.image_box, ranges.pole]
     )
-    for _ in range(rng.integers(1, ranges.max_events + 1)):
-        kind = rng.choice(len(weights), p=weights / weights.sum())
+    events = int(rng.integers(1, ranges.max_events + 1))
+    length = max(1.0, frames / 60)  # in units of two seconds
+    for number in range(round(events * length)):
+        kinds = weights if number < events else weights[:4]  # what stands still in the image is there once
+        kind = rng.choice(len(kinds), p=kinds / kinds.sum())
         if kind >= 4:
             hidden |= _behind_box(points, image_size, rng, pole=kind == 5)
             continue
         limb = rng.choice(["left_arm", "right_arm", "left_leg", "right_leg"])
         group = (limb, "lower", rng.choice(["left", "right"]), "all")[kind]
-        lasting = kind != 3 and rng.random() < ranges.whole_clip
+        lasting = kind != 3 and rng.random() < ranges.whole_clip / length**2
         span = slice(0, frames) if lasting else _span(frames, ranges.seconds, rng)
         hidden[span] |= groups[group]
     return hidden

@@ -252,13 +252,17 @@ class OpenMotionDataset(ClipDataset):
         points = torch.cat([landmarks, joints], dim=1)  # (F, 33 + 22, 3)
         count = landmarks.shape[1]
         pixels = project(points, camera.K).double().numpy()
-        outside = outside_image(pixels, camera.image_size)
         hidden = sample_occlusion(pixels, camera.image_size, rng, self.world.occlusion)
-        visible = ~(hidden | outside)
-        hidden |= behind_torso(pixels, points[..., 2].numpy())
+        visible = ~(hidden | outside_image(pixels, camera.image_size))
+        covered = behind_torso(pixels, points[..., 2].numpy())
         detected = torch.from_numpy(
             observe_landmarks(
-                pixels[:, :count], hidden[:, :count], outside[:, :count], rng, self.world.detector
+                pixels[:, :count],
+                hidden[:, :count],
+                covered[:, :count],
+                camera.image_size,
+                rng,
+                self.world.detector,
             )
         )
         center, scale, seen = box_from_landmarks(detected, camera.image_size)
