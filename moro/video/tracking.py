@@ -34,6 +34,7 @@ TORSO_SHARED = 0.3  # a newcomer whose torso lies more than this in that of some
 TORSO_LENGTH = 0.38  # metres; the 3D landmarks of what is no person (a leg, a chair) have a shorter one
 MIN_SIMILARITY = 0.4  # torso colours more unlike than this are of another person
 SLID_SIMILARITY, UNLIKE_FRAMES = 0.55, 4  # and so are those of a track that stays below this for some frames
+TELL_APART = 0.1  # of two people, the one whose colours fit so much better is meant
 LEARNING_RATE = 0.05  # of the torso colours
 GAP_BASE, GAP_SPEED, GAP_MAX = 0.4, 0.03, 1.5  # a lost person is found in a circle that grows with the gap
 GAP_GROWTH = 1.7  # and may have changed in size by this factor
@@ -197,10 +198,10 @@ class _Tracker:
             return
         person.add(self.index, seen)
         unlike = _similarity(person.colours, seen.colours) < SLID_SIMILARITY
-        person.unlike = person.unlike + 1 if unlike else 0
+        person.unlike = person.unlike + 1 if unlike and not self._is_covered(person) else 0
         if person.unlike >= UNLIKE_FRAMES:  # slid onto somebody else
             person.lose(self.index + 1 - UNLIKE_FRAMES)
-        elif not person.unlike and not self._is_crowded(person):
+        elif not unlike and not self._is_crowded(person):
             person.learn_colours(seen)
 
     def _observe(self, rgb: np.ndarray, roi: Roi, min_confidence: float) -> _Observation | None:
@@ -224,6 +225,12 @@ class _Tracker:
             < 0.3 * max(other.roi.size, person.roi.size)
             for other in others
         )
+
+    def _is_covered(self, person: _Person) -> bool:
+        """The box of somebody else who is followed reaches over this torso: the colours may be theirs."""
+        low, high = _torso_box(person.observations[self.index])
+        boxes = (landmark_box(p.observations[p.last].landmarks) for p in self.active if p is not person)
+        return any(((box[:2] < high) & (box[2:] > low)).all() for box in boxes)
 
     def _drop_duplicates(self) -> None:
         """Where two tracks have come together on one person, end the one that does not belong there."""
@@ -288,8 +295,7 @@ class _Tracker:
 
     def _newcomers(self, rgb: np.ndarray, detections: list[Detection]) -> list[_Observation]:
         """Observations of people whom no track follows, each person once."""
-        known = [person.observations[self.index] for person in self.active]
-        rois = [person.next_roi for person in known]
+        rois = [person.roi for person in self.active]
         found: list[_Observation] = []
         for detection in sorted(detections, key=lambda d: -d.score):
             if any(_near(detection.roi, roi) for roi in rois):
@@ -300,7 +306,9 @@ class _Tracker:
             rois.append(detection.roi)
             if seen is None or _torso_length(seen) < TORSO_LENGTH:
                 continue
-            if not any(_shares_torso(seen, other) for other in known + found):
+            if any(_shares_torso(seen, other) for other in found):
+                continue
+            if not self._is_second_reading(seen, self._best_lost(seen), self.index):
                 found.append(seen)
                 rois.append(seen.next_roi)
         return found
@@ -323,6 +331,18 @@ class _Tracker:
                 best, best_cost = person, cost * (1.0 - similarity)
         return best
 
+    def _is_second_reading(self, seen: _Observation, person: _Person | None, index: int) -> bool:
+        """What is seen at frame `index`, maybe of `person`, is really somebody else who is followed there."""
+        for other in self.people:
+            known = other.observations.get(index)
+            if other is person or known is None or not _shares_torso(seen, known):
+                continue
+            own = 0.0 if person is None else _similarity(person.colours, seen.colours)
+            # half hidden by the other, a person is still told apart by what shows of its clothes
+            if _same_person(seen, known) or own < _similarity(other.colours, seen.colours) + TELL_APART:
+                return True
+        return False
+
     def _follow_back(self, person: _Person, seen: _Observation, since: int) -> None:
         """Follow a person just found through the recent frames, back to where it was lost or came in."""
         for back, rgb in enumerate(reversed(self.recent), start=1):
@@ -332,8 +352,7 @@ class _Tracker:
             earlier = self._observe(rgb, seen.next_roi, self.start_confidence)
             if earlier is None or _similarity(person.colours, earlier.colours) < MIN_SIMILARITY:
                 return
-            others = (p.observations.get(index) for p in self.people if p is not person)
-            if any(_shares_torso(earlier, other) for other in others if other is not None):
+            if self._is_second_reading(earlier, person, index):
                 return
             person.observations[index] = seen = earlier
 
@@ -348,12 +367,16 @@ def _same_person(a: _Observation, b: _Observation) -> bool:
 
 def _shares_torso(a: _Observation, b: _Observation) -> bool:
     """The box around shoulders and hips of one lies in that of the other."""
-    margin = 0.03 * min(a.next_roi.size, b.next_roi.size)  # a torso seen from the side has no width
-    corners_a, corners_b = a.landmarks[TORSO, :2], b.landmarks[TORSO, :2]
-    low_a, high_a = corners_a.min(0) - margin, corners_a.max(0) + margin
-    low_b, high_b = corners_b.min(0) - margin, corners_b.max(0) + margin
+    (low_a, high_a), (low_b, high_b) = _torso_box(a), _torso_box(b)
     shared = np.prod(np.clip(np.minimum(high_a, high_b) - np.maximum(low_a, low_b), 0, None))
     return bool(shared > TORSO_SHARED * min(np.prod(high_a - low_a), np.prod(high_b - low_b)))
+
+
+def _torso_box(seen: _Observation) -> tuple[np.ndarray, np.ndarray]:
+    """Corners (2,), (2,) of the box around shoulders and hips."""
+    margin = 0.03 * seen.next_roi.size  # a torso seen from the side has no width
+    corners = seen.landmarks[TORSO, :2]
+    return corners.min(0) - margin, corners.max(0) + margin
 
 
 def _torso_length(seen: _Observation) -> float:
