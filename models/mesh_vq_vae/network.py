@@ -29,7 +29,7 @@ class MeshVQVAE(nn.Module):
     folds frames into it). connection_hash names the tables the autoencoder was made of.
 
     center  the autoencoder sees the difference to a mean mesh, kept as `center` (V, 3) in the state dict; a
-            third of the error after the same number of steps (docs/deviations.md). Not in released files
+            third less error after the same number of steps (docs/deviations.md). Not in released files
     """
 
     center: Tensor | None
