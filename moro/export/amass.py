@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import roma
 import torch
 from numpy.typing import NDArray
 
 from moro.body.model import BodyModel
 from moro.errors import MoroError
+from moro.geometry.frames import transform_parameters
 from moro.geometry.ground import Ground
 from moro.io.atomic import atomic_path
 
@@ -167,9 +167,13 @@ def to_world(
 ) -> tuple[NDArray, NDArray]:
     """Global orientation (T, 3) and translation (T, 3) after a rigid change of frame (spec: data 2.3).
 
-    The body turns about its pelvis, which is not the origin of the model: t' = R (t + pelvis) + t_R - pelvis.
+    The body turns about its pelvis, which is not the origin of the model.
     """
-    R, t = cam2world[:3, :3], cam2world[:3, 3]
-    pelvis = rest_joints(body, betas)[0]
-    turned = torch.as_tensor(R) @ roma.rotvec_to_rotmat(torch.as_tensor(pose[:, 0]))
-    return roma.rotmat_to_rotvec(turned).numpy(), (transl + pelvis) @ R.T + t - pelvis
+    pelvis = torch.as_tensor(rest_joints(body, betas)[0])
+    orient, trans = transform_parameters(
+        torch.as_tensor(pose[:, 0]),
+        torch.as_tensor(transl),
+        pelvis.expand(len(pose), 3),
+        torch.as_tensor(cam2world),
+    )
+    return orient.numpy(), trans.numpy()

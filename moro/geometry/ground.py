@@ -27,9 +27,10 @@ PELVIS, NECK = 0, 12
 HIPS, KNEES, ANKLES, FEET = (1, 2), (4, 5), (7, 8), (10, 11)
 CAMERA_UP = np.array([0.0, -1.0, 0.0])  # OpenCV axes: y points down
 CONTACT_SPEED = 0.3  # m/s; 0.01 m per frame at 30 fps
+SOLE_THICKNESS = 0.01  # m, points of a foot this close to its lowest one touch the floor with it
 RESIDUAL = 0.05  # m, RANSAC inlier distance
-HEIGHT_NOISE = 0.02  # m, smallest noise of a contact's height that is believed
-BODY_UP_WIDTH = np.deg2rad(8.0)  # how well standing people tell up
+HEIGHT_NOISE = 0.03  # m, smallest noise of a contact's height that is believed
+BODY_UP_WIDTH = np.deg2rad(4.0)  # how well standing people tell up
 CAMERA_UP_WIDTH = np.deg2rad(20.0)  # how level cameras usually are
 FOOT_JOINT_HEIGHT = 0.025  # m, ball of the foot (joint) above the floor under it
 
@@ -230,6 +231,12 @@ def _contacts(person: _Person, up: NDArray, fps: float) -> tuple[NDArray, int]:
         speed[:-1] = step
         speed[1:] = np.minimum(speed[1:], step)  # a point rests if it does not move to one of its neighbours
     resting = (speed < CONTACT_SPEED) & (height < lowest[:, None] + RESIDUAL)
+    # only what carries the weight of a foot: not the heel of a foot that stands on its toes
+    to_foot = np.linalg.norm(feet[:, :, None] - person.joints[:, None, list(FEET)], axis=3).mean(0)  # (P, 2)
+    for side in range(2):
+        own = to_foot.argmin(1) == side
+        if own.any():
+            resting[:, own] &= height[:, own] < height[:, own].min(1, keepdims=True) + SOLE_THICKNESS
     if resting.sum() < 3:
         frames = np.arange(T)
         return feet[frames, height.argmin(1)], min(T, 3)

@@ -191,7 +191,7 @@ def test_same_seed_same_plane():
     distance=st.floats(2, 9), seed=st.integers(0, 99),
 )  # fmt: skip
 def test_frames_of_any_camera(pitch, roll, yaw, height, distance, seed):
-    """World frames are rigid, invert each other, put the floor at 0, the origin below the root, people above."""
+    """World frames are rigid, invert each other, put the floor at 0 and the origin below the root."""
     world2cam = camera(pitch, roll, height, distance, yaw)
     rng = np.random.default_rng(seed)
     joints = seen_by(walk(circle(120, rng.uniform(0.5, 2))), world2cam)
@@ -241,3 +241,16 @@ def test_bad_input(joints, message):
 def test_soles_of_another_length():
     with pytest.raises(MoroError, match="soles"):
         fit_ground(np.zeros((5, 22, 3)), np.zeros((4, 8, 3)))
+
+
+@pytest.mark.parametrize("clip", ["cmuA_train_walking_2", "cmuB_02_01", "cmuA_train_basketball_1"])
+def test_recorded_motion(shared_dir, clip):
+    """Recorded people (y up, floor 0) seen by a pitched camera: the floor within 4 degrees and 4 cm."""
+    with np.load(shared_dir / "mocap" / "cmu22_30fps.npz") as file:
+        joints = file[f"{clip}/joints"].astype(float)
+    joints = joints @ np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0.0]])  # y up → z up: (x, -z, y)
+    joints[..., :2] -= joints[:1, :1, :2]
+    world2cam = camera(pitch=15, distance=5)
+    ground = fit_ground(seen_by(joints, world2cam))
+    angle, height = errors(ground, world2cam)
+    assert angle < 4 and height < 0.04
