@@ -51,7 +51,7 @@ class Workplace:
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Workplace:
     place = Workplace(tmp_path_factory.mktemp("user"), repository)
-    place.run("scripts/preprocess/process_mocap.py", "--generated", "12", "--output", "datasets/open")
+    place.run("scripts/preprocess/process_mocap.py", "--generated", "40", "--output", "datasets/open")
     return place
 
 

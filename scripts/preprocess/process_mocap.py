@@ -49,11 +49,16 @@ def main(argv: list[str] | None = None) -> None:
             "No motion to write: name a folder with --source or --amass, or ask for --generated N."
         )
 
-    index = [write_motion(args.output / "motion", clip, body) for clip in clips if not clip.pose_only]
-    _write_json(args.output / "motion" / "index.json", {"clips": index})
     splits = {
         split: [c.name for c in clips if split_of(c.trial) == split] for split in ("train", "val", "test")
     }
+    empty = [split for split, names in splits.items() if not names]
+    if empty:
+        raise MoroError(
+            f"{len(clips)} motions leave the split {' and '.join(empty)} empty; ask for more, e.g. --generated 40."
+        )
+    index = [write_motion(args.output / "motion", clip, body) for clip in clips if not clip.pose_only]
+    _write_json(args.output / "motion" / "index.json", {"clips": index})
     _write_json(args.output / "splits.json", splits)
     rng = np.random.default_rng(args.seed)
     for split in splits:

@@ -121,6 +121,8 @@ def _read(path: Path, num_betas: int) -> dict[str, Tensor]:
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise MoroError(f"{path} is not a readable npz of plain arrays ({error}); make it again.") from error
     N = len(raw["gender"])
+    if not N:
+        raise MoroError(f"{path} holds no samples; make it again from more motions.")
     for name, width in (("pose_body", _POSE_SIZE), ("root_orient", 3), ("betas", None)):
         shape = raw[name].shape
         fits = len(shape) == 2 and shape[0] == N and (shape[1] == width if width else shape[1] >= num_betas)
