@@ -83,9 +83,9 @@ def main() -> None:
             ids = rasterise(vertices, faces, K, (H, W)).face_ids()
             different = int((ids != plain_face_ids(vertices, faces, K, (H, W))).sum())
             print(
-                f"{threads} threads {W}x{H}: plain {plain:.1f} ms, ours {ours:.1f} ms ({plain / ours:.1f}x), back "
-                f"faces culled {culled:.1f} ms ({plain / culled:.1f}x), anti-aliased overlay {overlay:.1f} ms; "
-                f"{different} of {int((ids >= 0).sum())} pixels differ"
+                f"{threads} threads {W}x{H}: plain {plain:.1f} ms, ours {ours:.1f} ms ({plain / ours:.1f}x), "
+                f"back faces culled {culled:.1f} ms ({plain / culled:.1f}x), "
+                f"anti-aliased overlay {overlay:.1f} ms; {different} of {int((ids >= 0).sum())} pixels differ"
             )
 
 
