@@ -9,10 +9,8 @@ from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelChec
 
 
 class NewestCheckpoint(ModelCheckpoint):
-    """Every n steps: the newest as `step=<n>.ckpt` and `last.ckpt`; also at the end and when stopped.
-
-    (spec: models 3.12)
-    """
+    """Every n steps: the newest as `step=<n>.ckpt` and `last.ckpt` (spec: models 3.12); also at the last step
+    and when stopped by an error."""
 
     def __init__(self, folder: Path, every_n_steps: int) -> None:
         super().__init__(
@@ -25,10 +23,14 @@ class NewestCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
 
+    def on_train_batch_end(self, trainer: pl.Trainer, *rest: Any) -> None:
+        super().on_train_batch_end(trainer, *rest)
+        finished = 0 < trainer.max_steps <= trainer.global_step
+        if finished and self._last_global_step_saved != trainer.global_step and not trainer.fast_dev_run:
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        super().on_train_end(trainer, pl_module)
-        if self._last_global_step_saved != trainer.global_step and not trainer.fast_dev_run:
-            trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt")
+        """Nothing: by now Lightning counts the unfinished epoch as finished; a resumed run would skip it."""
 
 
 class StepTime(Callback):

@@ -9,7 +9,7 @@ from moro.errors import MoroError
 
 
 def build_scheduler(optimizer: Optimizer, spec: Mapping[str, Any]) -> lr_scheduler.LRScheduler:
-    """A torch scheduler by class name and `args`; SequentialLR and ChainedScheduler nest.
+    """A torch scheduler by class name and `args`; SequentialLR and ChainedScheduler nest as torch allows.
 
     spec  name; args (a mapping); schedulers and, for SequentialLR, milestones
     Raises MoroError for an unknown name or arguments the class does not take.
@@ -23,6 +23,12 @@ def build_scheduler(optimizer: Optimizer, spec: Mapping[str, Any]) -> lr_schedul
             parts = [build_scheduler(optimizer, part) for part in spec["schedulers"]]
             if name == "ChainedScheduler":
                 return lr_scheduler.ChainedScheduler(parts, optimizer)
+            composite = (lr_scheduler.SequentialLR, lr_scheduler.ChainedScheduler)
+            if any(isinstance(part, composite) for part in parts[1:]):
+                raise MoroError(
+                    "optim.scheduler: torch cannot switch to a SequentialLR or ChainedScheduler inside a "
+                    "SequentialLR; write its parts and milestones into the outer one"
+                )
             return lr_scheduler.SequentialLR(optimizer, parts, [int(step) for step in spec["milestones"]])
         arguments = dict(spec.get("args") or {})
         if "T_max" in arguments:  # runs shorter than the warm-up never come to the cosine

@@ -94,7 +94,9 @@ class Evil:
     ids=["reduce", "objects", "subclass"],
 )
 @pytest.mark.parametrize("compress", [0, 3])
-def test_nothing_is_run(tmp_path: Path, content: object, compress: int, capsys: pytest.CaptureFixture) -> None:
+def test_nothing_is_run(
+    tmp_path: Path, content: object, compress: int, capsys: pytest.CaptureFixture
+) -> None:
     joblib.dump(content, tmp_path / "r.pkl", compress=compress)
     with pytest.raises(MoroError, match="not a readable result file"):
         read_results(tmp_path / "r.pkl")

@@ -113,13 +113,15 @@ class MotionDataModule(pl.LightningDataModule):
             self.cfg.seed,
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
-            skip=self._finished_batches() * self.cfg.dataset.batch_size,
         )
         if len(sampler) < self.cfg.dataset.batch_size:
             raise MoroError(
                 f"the training set has {len(sampler)} samples, less than dataset.batch_size="
                 f"{self.cfg.dataset.batch_size}; lower it or check the data folder"
             )
+        # of a resumed run; after whole epochs the next one starts afresh
+        batches = len(sampler) // self.cfg.dataset.batch_size
+        sampler.skip = self._finished_batches() % batches * self.cfg.dataset.batch_size
         return self._loader(dataset, "num_workers", sampler=sampler, drop_last=True)
 
     def val_dataloader(self) -> list[DataLoader]:
@@ -140,7 +142,8 @@ class MotionDataModule(pl.LightningDataModule):
         """Batches of the running epoch that a resumed run has already seen."""
         if self.trainer is None:
             return 0
-        return self.trainer.fit_loop.epoch_loop.batch_progress.current.completed
+        # not `completed`: checkpoints are written before a batch counts as that
+        return self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
 
     def _loader(self, dataset: Dataset, workers_key: str, **options: Any) -> DataLoader:
         workers = min(self.cfg.dataset[workers_key], os.cpu_count() or 1)
