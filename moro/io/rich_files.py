@@ -1,0 +1,147 @@
+"""RICH on disk: labels and boxes from GVHMR, cameras, floor frames (spec: data 4.5)."""
+
+import pickle
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from moro.errors import MoroError
+from moro.io.scenes import read_json
+
+_PARAMETERS = {"body_pose": 63, "betas": 10, "global_orient": 3, "transl": 3}
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Ground truth of one vid, T frames, in the world frame.
+
+    frame_id    (T,) index into the vid's sorted images
+    parameters  body_pose (T, 63), betas (T, 10), global_orient (T, 3), transl (T, 3) float32, axis-angle
+    gender      male or female
+    """
+
+    frame_id: NDArray
+    parameters: dict[str, NDArray]
+    gender: str
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """bbx_xys (T, 3): centre and side, pixels; size: the images' H, W."""
+
+    bbx_xys: NDArray
+    size: tuple[int, int]
+
+
+def read_labels(root: str | Path) -> dict[str, Labels]:
+    """Labels of every vid (test/<seq>/cam_XX) in file order. MoroError if missing or damaged."""
+    path = Path(root) / "hmr4d_support" / "rich_test_labels.pt"
+    return {vid: _labels(entry, vid, path) for vid, entry in _read_torch(path).items()}
+
+
+def _labels(entry: Any, vid: str, path: Path) -> Labels:
+    try:
+        frame_id = np.asarray(entry["frame_id"], np.int64).reshape(-1)  # (T,)
+        parameters = {key: np.asarray(entry["gt_smplx_params"][key], np.float32) for key in _PARAMETERS}
+        gender = str(entry["gender"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise MoroError(f"{path}: the labels of {vid} are incomplete ({error}); fetch it again") from error
+    for key, width in _PARAMETERS.items():
+        if parameters[key].shape != (len(frame_id), width):
+            raise MoroError(f"{path}: {key} of {vid} must be ({len(frame_id)}, {width}); fetch it again")
+    return Labels(frame_id, parameters, gender)
+
+
+def read_boxes(root: str | Path) -> dict[str, Boxes]:
+    """Boxes of every vid, from rich_test_preproc.pt. MoroError if missing or damaged."""
+    path = Path(root) / "hmr4d_support" / "rich_test_preproc.pt"
+    boxes = {}
+    for vid, entry in _read_torch(path).items():
+        try:
+            W, H = (int(side) for side in np.asarray(entry["img_wh"]).ravel())
+            boxes[vid] = Boxes(np.asarray(entry["bbx_xys"], np.float64).reshape(-1, 3), (H, W))
+        except (KeyError, TypeError, ValueError) as error:
+            raise MoroError(f"{path}: the boxes of {vid} are damaged ({error}); fetch it again") from error
+    return boxes
+
+
+def split_vid(vid: str) -> tuple[str, str]:
+    """(sequence, camera) of test/<seq>/cam_XX."""
+    parts = vid.split("/")
+    if len(parts) != 3 or not parts[2].startswith("cam_"):
+        raise MoroError(f"{vid!r} is no RICH video; expected test/<sequence>/cam_<number>")
+    return parts[1], parts[2]
+
+
+def image_folder(root: str | Path, vid: str) -> Path:
+    """Folder of the vid's images."""
+    return Path(root) / "images" / vid
+
+
+def read_camera(root: str | Path, vid: str) -> tuple[NDArray, NDArray]:
+    """K (3, 3) and world-to-camera (4, 4), float64, of the calibration xml of a vid's capture and camera."""
+    sequence, camera = split_vid(vid)
+    folder = Path(root) / "scan_calibration" / sequence.split("_")[0] / "calibration"
+    number = int(camera.removeprefix("cam_"))
+    for path in sorted(folder.glob("*.xml")):
+        if path.stem.isdigit() and int(path.stem) == number:
+            return _read_xml(path)
+    raise MoroError(f"{folder} has no calibration of camera {number} ({vid}); fetch RICH's scan_calibration")
+
+
+def _read_xml(path: Path) -> tuple[NDArray, NDArray]:
+    world2cam = np.eye(4)
+    try:
+        tree = ElementTree.parse(path).getroot()
+        world2cam[:3] = np.array(tree.findtext("CameraMatrix/data", "").split(), float).reshape(3, 4)
+        K = np.array(tree.findtext("Intrinsics/data", "").split(), float).reshape(3, 3)
+    except (OSError, ElementTree.ParseError, ValueError) as error:
+        raise MoroError(f"{path} is not a readable camera calibration ({error}); fetch it again") from error
+    return K, world2cam
+
+
+def read_floor_frames(root: str | Path) -> dict[str, NDArray]:
+    """{scan name: (4, 4)} world → z-up frame with the floor near z = 0."""
+    path = Path(root) / "resource" / "w2az_sahmr.json"
+    try:
+        return {name: np.asarray(m, np.float64).reshape(4, 4) for name, m in read_json(path).items()}
+    except (AttributeError, ValueError, TypeError) as error:
+        raise MoroError(f"{path} holds no 4x4 matrices by scan name; fetch it again") from error
+
+
+def scan_names(root: str | Path) -> dict[str, str]:
+    """{sequence: scan name} from resource/{train,val,test}.txt; several people in a sequence: left out."""
+    names = {}
+    for split in ("train", "val", "test"):
+        path = Path(root) / "resource" / f"{split}.txt"
+        if not path.is_file():
+            continue
+        for line in path.read_text().splitlines()[1:]:
+            columns = line.split()
+            if len(columns) >= 3 and columns[0].count("_") == 2:
+                names[columns[0]] = f"{columns[1]}_{columns[2]}"
+    if not names:
+        raise MoroError(f"{Path(root) / 'resource'} has no list of sequences (test.txt); it comes with GVHMR")
+    return names
+
+
+def _read_torch(path: Path) -> dict[str, Any]:
+    """Dictionary in a torch file of tensors, arrays and plain values."""
+    reconstruct = np.empty(0).__reduce__()[0]
+    dtypes = [type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "b1", "u1")]
+    try:
+        with torch.serialization.safe_globals([reconstruct, np.ndarray, np.dtype, *dtypes]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise MoroError(f"{path} not found; it comes with GVHMR, see docs/files.md") from error
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise MoroError(f"{path} cannot be read safely ({reason}); fetch it again") from error
+    if not isinstance(content, dict):
+        raise MoroError(f"{path} holds no dictionary of videos; fetch it again")
+    return content
