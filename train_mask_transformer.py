@@ -59,8 +59,8 @@ def validate(cfg: DictConfig, paths: RunPaths, data: MotionDataModule) -> None:
 def test(cfg: DictConfig, paths: RunPaths, data: MotionDataModule) -> None:
     system = with_weights(cfg, choose_checkpoint(cfg, paths), data)
     folder = result_folder(paths.stage, cfg)
-    writers = [ResultsWriter(folder, cfg.dataset.overlap_len, cfg)] if cfg.model.test.save_result else []
-    make_trainer(cfg, paths, callbacks=writers, devices=1).test(system, data)
+    writer = ResultsWriter(folder, cfg.dataset.overlap_len, cfg, motion=cfg.model.test.visualize)
+    make_trainer(cfg, paths, callbacks=[writer] * cfg.model.test.save_result, devices=1).test(system, data)
     log.info("results: %s", folder)
 
 

@@ -204,8 +204,8 @@ def _initialise(system: MoRoSystem, cfg: DictConfig) -> None:
         take(former, tensors, FORMER, ("m_",), model.dst_former.motion_ckpt)
         if model.opt_token:
             mask_row = tensors["mask_transformer.token_emb.weight"][-1]
-        if system.smoother is not None and not cfg.compat:
-            take(system.smoother, tensors, "smoother.", ("",), model.dst_former.motion_ckpt)
+        if not cfg.compat:  # the reference drops it (spec: models 8.1, 10)
+            _take_smoother(system, tensors, model.dst_former.motion_ckpt)
     if model.dst_former.image_ckpt:
         tensors = _hand_over(system, model.dst_former.image_ckpt)
         take(former, tensors, FORMER, ("img_", "d_"), model.dst_former.image_ckpt)
@@ -213,10 +213,14 @@ def _initialise(system: MoRoSystem, cfg: DictConfig) -> None:
         tensors = _hand_over(system, model.backbone.image_ckpt)
         take(system.backbone, tensors, "backbone.", ("",), model.backbone.image_ckpt)
     if system.smoother is not None and model.smoother.image_ckpt:
-        tensors = _hand_over(system, model.smoother.image_ckpt)
-        if any(name.startswith("smoother.") for name in tensors):
-            take(system.smoother, tensors, "smoother.", ("",), model.smoother.image_ckpt)
+        _take_smoother(system, _hand_over(system, model.smoother.image_ckpt), model.smoother.image_ckpt)
     system.mask_transformer.load_codebook(system.vqvae.get_codebook(), mask_row)
+
+
+def _take_smoother(system: MoRoSystem, tensors: Mapping[str, Tensor], where: str) -> None:
+    """The smoother of an earlier stage, if both have one."""
+    if system.smoother is not None and any(name.startswith("smoother.") for name in tensors):
+        take(system.smoother, tensors, "smoother.", ("",), where)
 
 
 def _hand_over(system: MoRoSystem, path: str) -> dict[str, Tensor]:
