@@ -1,0 +1,97 @@
+"""Plot what a training run has logged.
+
+    python -m scripts.plot_losses exp/mask_transformer/MIMO-keypoints-default/video_train --out losses.png
+
+A run is a stage folder (its newest logs/version_<n>/metrics.csv is taken) or a metrics.csv. One panel per
+quantity; training and validation values of it share the panel, several runs share the axes.
+"""
+
+import argparse
+import csv
+import math
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+from moro.errors import MoroError
+from moro.io.atomic import atomic_path
+
+Curve = tuple[list[int], list[float]]
+
+
+def find_log(run: Path) -> Path:
+    """The newest metrics.csv of a run; MoroError if there is none."""
+    if run.is_file():
+        return run
+    logs = sorted(run.rglob("metrics.csv"), key=lambda path: path.stat().st_mtime)
+    if not logs:
+        raise MoroError(f"no metrics.csv below {run}; give the folder of a training run")
+    return logs[-1]
+
+
+def read_log(path: Path) -> dict[str, Curve]:
+    """Steps and values by logged name, e.g. `train/loss`."""
+    curves: dict[str, Curve] = defaultdict(lambda: ([], []))
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            for name, text in row.items():
+                if name not in ("step", "epoch", None) and text:
+                    curves[name][0].append(int(float(row["step"])))
+                    curves[name][1].append(float(text))
+    if not curves:
+        raise MoroError(f"{path} has no logged values yet")
+    return dict(curves)
+
+
+def panel_of(name: str) -> str:
+    """Quantity a logged name belongs to: `val/random_mpjpe` and `train/mpjpe` → `mpjpe`."""
+    quantity = re.sub(r"/dataloader_idx_\d+$", "", name).split("/", 1)[-1]
+    return re.sub(r"^(random|joint|frame|full|inference)_", "", quantity)
+
+
+def plot(runs: Iterable[Path], out: Path, pattern: str) -> None:
+    """One figure with a panel for each quantity whose name matches `pattern`."""
+    logs = {run.name if run.is_dir() else run.parent.name: read_log(find_log(run)) for run in runs}
+    panels = sorted({panel_of(name) for log in logs.values() for name in log if re.search(pattern, name)})
+    if not panels:
+        raise MoroError(f"no logged quantity matches '{pattern}'")
+    columns = min(4, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(4.5 * columns, 3 * rows), squeeze=False)
+    for axis, panel in zip(axes.flat, panels):
+        for run, log in logs.items():
+            for name, (steps, values) in log.items():
+                if panel_of(name) == panel:
+                    style = "-" if name.startswith("train") else "o-"
+                    label = name if len(logs) == 1 else f"{run}: {name}"
+                    axis.plot(steps, values, style, label=label, markersize=3)
+        axis.set_title(panel)
+        axis.set_xlabel("step")
+        axis.legend(fontsize=6)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    figure.tight_layout()
+    with atomic_path(out) as temporary:
+        figure.savefig(temporary, dpi=120)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path, help="stage folders or metrics.csv files")
+    parser.add_argument("--out", type=Path, default=Path("losses.png"), help="picture to write")
+    parser.add_argument("--pattern", default=".", help="regular expression on logged names, e.g. loss")
+    arguments = parser.parse_args()
+    try:
+        plt.switch_backend("agg")
+        plot(arguments.runs, arguments.out, arguments.pattern)
+    except MoroError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
