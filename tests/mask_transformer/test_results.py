@@ -10,15 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.mask_transformer.results import (
-    ResultsWriter,
-    read_results,
-    result_folder,
-    stitch_windows,
-    write_results,
-)
+from models.mask_transformer.results import ResultsWriter, result_folder, stitch_windows
 from moro.config import compose_config
 from moro.errors import MoroError
+from moro.io.results import read_results, write_results
 
 
 def windows(length: int, clip: int, overlap: int) -> list[np.ndarray]:

@@ -15,9 +15,10 @@ from models.mask_transformer.data.mixed import MixedDataset
 from models.mask_transformer.data.module import ResumableSampler, collate
 from models.mask_transformer.noise import add_noise, noise_level
 from models.mask_transformer.optimisation import build_scheduler
-from models.mask_transformer.results import ResultsWriter, read_results
+from models.mask_transformer.results import ResultsWriter
 from models.mask_transformer.system import MoRoSystem, equal_lengths
 from moro.errors import MoroError
+from moro.io.results import read_results
 from tests.mask_transformer.fake_data import (
     SPHERE,
     TOKENS,
