@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from models.mask_transformer.data.windows import windows_of
 from models.recovery.condition import PersonCondition
-from moro.errors import MoroError
 from moro.geometry.camera import bbox_condition
 from moro.geometry.image import normalise_image
 
@@ -21,22 +21,6 @@ class Window:
     person: int
     start: int
     stop: int
-
-
-def windows_of(length: int, clip_len: int, overlap_len: int) -> list[tuple[int, int]]:
-    """(start, stop) of consecutive clips; the last one is shorter (spec: data 4.5).
-
-    Raises MoroError if the overlap is not smaller than the clip.
-    """
-    if not 0 <= overlap_len < clip_len:
-        raise MoroError(f"dataset.overlap_len={overlap_len} must be 0 or more and below clip_len={clip_len}.")
-    windows, start = [], 0
-    while True:
-        stop = min(start + clip_len, length)
-        windows.append((start, stop))
-        if stop >= length:
-            return windows
-        start += clip_len - overlap_len
 
 
 class DemoDataset(Dataset):
