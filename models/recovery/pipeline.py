@@ -17,6 +17,7 @@ from models.mask_transformer.build import build_system, choose_checkpoint, load_
 from models.mask_transformer.data.module import collate
 from models.mask_transformer.system import MoRoSystem, Recovered
 from models.recovery.condition import PersonCondition, add_crops, condition_of_track
+from models.recovery.files import check_files
 from models.recovery.outputs import dump_results, fit_person, ground_under, write_exports, write_video
 from models.recovery.windows import DemoDataset
 from moro.body.loading import load_body_model
@@ -49,8 +50,9 @@ def recover_video(cfg: DictConfig) -> Path:
     if _is_finished(folder, key):
         logger.info("nothing to do: %s holds the results of this video and these settings", folder)
         return folder
+    check_files(cfg, paths)  # before the long part, so that a missing file is told at once
     checkpoint = choose_checkpoint(cfg, paths)
-    system = load_system(cfg, checkpoint)  # before the long part, so that a missing file is told at once
+    system = load_system(cfg, checkpoint)
 
     tracks = tracks_of(cfg, frames, folder / WORK_FOLDER)
     size = (frames.width, frames.height)
