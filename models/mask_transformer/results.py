@@ -1,4 +1,4 @@
-"""Windows put together again and `results.pkl` (spec: models 6.3, 6.4; data 6)."""
+"""Windows put together again and written as `results.pkl` (spec: models 6.3, 6.4; data 6)."""
 
 import logging
 import time
@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import Callback
 
 from models.mask_transformer.system import Batch, Recovered
 from moro.io.atomic import atomic_path
-from moro.io.results import read_results, write_results
+from moro.io.results import write_results
 
 _log = logging.getLogger(__name__)
 
