@@ -39,6 +39,7 @@ class LossWeights:
     lambda_skating: float = 1.0
     lambda_contact: float = 1.0
     mesh_frames: int | None = None
+    mesh_every: int = 1
 
     def __post_init__(self) -> None:
         for key in ("traj_loss_type", "loss_type"):
