@@ -1,4 +1,4 @@
-"""The README's commands, run as written (with tiny sizes) in a fresh folder: open data, tokenizer, five stages."""
+"""The README's commands with tiny sizes in a fresh folder: open data, tokenizer, five stages."""
 
 import os
 import subprocess

@@ -226,8 +226,8 @@ class MoRoSystem(pl.LightningModule):
     def loss_mesh(self, batch: Batch, logits: Tensor) -> tuple[Tensor, slice]:
         """What the mesh losses look at: the predicted mesh every `loss.mesh_every` steps, else the true one.
 
-        With the true mesh they train the camera alone, at a third of the cost of a step on CPU; the tokens are
-        then trained by their labels.
+        With the true mesh they train the camera alone, at a third of the cost of a step on CPU; the tokens
+        are then trained by their labels.
         """
         if (self.global_step + 1) % self.cfg.model.loss.mesh_every == 0:  # logged steps are among these
             return self.differentiable_mesh(logits)
