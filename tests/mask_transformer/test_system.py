@@ -126,6 +126,18 @@ def test_mesh_frames_are_a_run_of_neighbours() -> None:
     assert mesh.shape == (2, 3, len(SPHERE.vertices), 3) and frames.stop - frames.start == 3
 
 
+def test_true_meshes_between_predicted_ones() -> None:
+    system, data = make("video_train", "model.loss.mesh_every=3")
+    batch = system.prepare(first_batch(data))
+    output, tokens = system.masked_pass(batch, "full", training=True)
+    for step, predicted in ((0, False), (1, False), (2, True), (5, True)):
+        system._trainer = type("T", (), {"global_step": step})()
+        mesh, frames = system.loss_mesh(batch, output.logits)
+        losses = system.loss(batch, output, tokens.labels, mesh, frames, system.stats)
+        assert bool(losses["loss_v3d_local"] > 0) == predicted
+        assert losses["loss"].requires_grad  # the camera learns in every step
+
+
 def test_temperature_schedule() -> None:
     system, _ = make("video_train", "trainer.max_steps=100", "model.temp_end_ratio=0.5")
     system.train()
