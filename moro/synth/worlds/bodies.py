@@ -1,0 +1,125 @@
+"""Stand-ins for the licensed body models: the open body under the names and array keys of the official files.
+
+They load like the official ones but are other bodies: never compare numbers made with them to published ones.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import trimesh
+
+from moro.body.loading import read_npz
+from moro.body.skeleton import JOINT_NAMES, NUM_BODY_JOINTS
+from moro.errors import MoroError
+from moro.io.atomic import atomic_path
+
+STATURE = {"NEUTRAL": 1.0, "MALE": 1.05, "FEMALE": 0.94}  # of the open body, so that genders differ
+_NAMES = (
+    "v_template", "f", "weights", "J_regressor", "kintree_table", "shapedirs", "posedirs",
+    "J_template", "J_shapedirs", "vertex_joints",
+)  # fmt: skip
+_LENGTHS = ("v_template", "shapedirs", "posedirs", "J_template", "J_shapedirs")  # in metres
+_EYES = tuple(JOINT_NAMES["smplx"].index(f"{side}_eye_smplhf") for side in ("left", "right"))
+_NOT_IN_SMPLH = (NUM_BODY_JOINTS, *_EYES)  # jaw and eyes
+_HEAD = JOINT_NAMES["smplx"].index("head")
+_NOTE = "stand-in made of the open body; not an official model"
+
+
+def write_standin_bodies(folder: Path, bm_path: Path) -> None:
+    """Write smplx/SMPLX_*.npz, smplh/SMPLH_*.npz and the two regressors of the evaluation (spec: data 1.1).
+
+    folder   where; files that exist are left alone
+    bm_path  has open/OPEN_NEUTRAL.npz
+    Also written: smplx2smpl_sparse.pt and smpl_neutral_J_regressor.pt, fitting these bodies.
+    """
+    path = bm_path / "open" / "OPEN_NEUTRAL.npz"
+    if not path.is_file():
+        raise MoroError(f"{path} not found; it is part of the repository, give its folder with --bm_path.")
+    source = read_npz(path, _NAMES)
+    models = {"smplx": _with_eyeballs(source), "smplh": _without_face(source)}
+    for model_type, arrays in models.items():
+        for gender, stature in STATURE.items():
+            target = folder / model_type / f"{model_type.upper()}_{gender}.npz"
+            if not target.is_file():
+                _write(target, arrays, stature)
+    _write_regressors(folder, models["smplx"], models["smplh"])
+
+
+def _write(path: Path, arrays: dict[str, np.ndarray], stature: float) -> None:
+    scaled = {key: arrays[key] * (stature if key in _LENGTHS else 1) for key in arrays}
+    with atomic_path(path) as temporary:
+        np.savez_compressed(temporary, **scaled, note=np.array(_NOTE))
+
+
+def _with_eyeballs(source: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """SMPL-X: two loose eyeballs after the body's vertices."""
+    arrays = _official(source, np.arange(len(JOINT_NAMES["smplx"])))
+    eye = trimesh.creation.icosphere(subdivisions=0)
+    count, joints = len(eye.vertices), arrays["weights"].shape[1]
+    for joint in _EYES:
+        first = len(arrays["v_template"])
+        weights = np.zeros((count, joints), np.float32)
+        weights[:, joint] = 1
+        added = {
+            "v_template": eye.vertices * 0.012 + source["J_template"][joint],
+            "f": eye.faces + first,
+            "weights": weights,
+            "shapedirs": np.broadcast_to(
+                source["J_shapedirs"][joint], (count, *source["J_shapedirs"][0].shape)
+            ),
+            "posedirs": np.zeros((count, *arrays["posedirs"].shape[1:])),
+        }
+        for key, value in added.items():
+            arrays[key] = np.concatenate([arrays[key], value]).astype(arrays[key].dtype)
+        arrays["J_regressor"] = np.pad(arrays["J_regressor"], ((0, 0), (0, count)))
+    return arrays
+
+
+def _without_face(source: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """SMPL-H: no jaw and eyes; what they moved moves with the head."""
+    kept = np.setdiff1d(np.arange(len(JOINT_NAMES["smplx"])), _NOT_IN_SMPLH)
+    arrays = _official(source, kept)
+    arrays["weights"][:, _HEAD] += source["weights"][:, list(_NOT_IN_SMPLH)].sum(1)
+    return arrays
+
+
+def _official(source: dict[str, np.ndarray], joints: np.ndarray) -> dict[str, np.ndarray]:
+    """The arrays for some of the joints, in the official shapes."""
+    parents = source["kintree_table"][0].astype(np.int64)
+    new = {int(old): number for number, old in enumerate(joints)}
+    kintree = np.array(
+        [[new.get(int(parents[joint]), 2**32 - 1) for joint in joints], np.arange(len(joints))]
+    )
+    V = len(source["v_template"])
+    correctives = source["posedirs"].reshape(V, 3, -1, 9)[:, :, joints[1:] - 1]  # (V, 3, J-1, 9)
+    return {
+        "v_template": source["v_template"].astype(np.float32),
+        "f": source["f"].astype(np.uint32),
+        "weights": source["weights"][:, joints].copy(),
+        "J_regressor": source["J_regressor"][joints],
+        "kintree_table": kintree.astype(np.uint32),
+        "shapedirs": source["shapedirs"].astype(np.float32),
+        "posedirs": correctives.reshape(V, 3, -1),  # (V, 3, J-1, 9) -> (V, 3, 9 (J-1))
+        "J_template": source["J_template"][joints],
+        "J_shapedirs": source["J_shapedirs"][joints],
+        "vertex_joints": source["vertex_joints"],
+    }
+
+
+def _write_regressors(folder: Path, smplx: dict[str, np.ndarray], smplh: dict[str, np.ndarray]) -> None:
+    rows, columns = len(smplh["v_template"]), len(smplx["v_template"])
+    same = torch.arange(rows).expand(2, rows)
+    hands = [JOINT_NAMES["smplh"].index(f"{side}_middle1") for side in ("left", "right")]
+    tensors = {
+        "smplx2smpl_sparse.pt": torch.sparse_coo_tensor(
+            same, torch.ones(rows), (rows, columns), check_invariants=True
+        ),
+        "smpl_neutral_J_regressor.pt": torch.from_numpy(
+            smplh["J_regressor"][[*range(NUM_BODY_JOINTS), *hands]].astype(np.float32)
+        ),
+    }
+    for name, tensor in tensors.items():
+        if not (folder / name).is_file():
+            with atomic_path(folder / name) as temporary:
+                torch.save(tensor, temporary)

@@ -1,0 +1,46 @@
+"""A small made-up data set in the exact on-disk format of a real one, for tests and for trying things out.
+
+    python -m scripts.make_world --format egobody --out worlds
+    python train_mask_transformer.py data=egobody dataset.dataset_root=worlds/EgoBody \\
+        dataset.bm_path=worlds/standin_body_models ...
+
+People, cameras, occluders and labels are generated; pictures are rendered. The body models beside the
+data are stand-ins made of the open body, so numbers from such a world say nothing about published ones.
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from moro.errors import MoroError
+from moro.synth.worlds import FORMATS, WorldSize, make_world
+
+logger = logging.getLogger("make_world")
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = _parse(argv)
+    root = make_world(args.format, args.out, args.seed, WorldSize(args.frames, args.recordings), args.bm_path)
+    logger.info("wrote %s", root)
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--format", choices=list(FORMATS), required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder in which the data set is written")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--frames", type=int, default=12, help="per recording")
+    parser.add_argument("--recordings", type=int, default=2)
+    parser.add_argument("--bm_path", type=Path, default=Path("body_models"), help="folder with the open body")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        main()
+    except MoroError as error:
+        sys.exit(f"error: {error}")
