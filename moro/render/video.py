@@ -74,6 +74,7 @@ def render_result_video(
     alpha: float = 1.0,
     long_side: int = 1280,
     frame_dir: str | Path | None = None,
+    frame_names: Sequence[str] | None = None,
 ) -> RenderCounts:
     """Write the result video (spec: data 9.5). One frame is held at a time.
 
@@ -81,7 +82,7 @@ def render_result_video(
     K           (3, 3) pixels of these frames
     ground      adds the view of the world at the right; overlay only if None
     long_side   the pictures are scaled down to at most this many pixels
-    frame_dir   also write %06d.jpg there
+    frame_dir   also write %06d.jpg there, or the names given in `frame_names`
     Raises MoroError when there is no frame.
     """
     counts = RenderCounts()
@@ -99,7 +100,8 @@ def render_result_video(
                 writer = VideoWriter(path, fps, counts.size).__enter__()
             writer.write(picture)
             if frame_dir is not None:
-                _write_jpeg(Path(frame_dir) / f"{index:06d}.jpg", picture)
+                name = f"{index:06d}.jpg" if frame_names is None else frame_names[index]
+                _write_jpeg(Path(frame_dir) / name, picture)
     except BaseException as error:
         if writer is not None:
             writer.__exit__(type(error), error, error.__traceback__)

@@ -1,0 +1,28 @@
+"""Metrics and videos of results on EgoBody; results made on PROX are measured by PROX's protocol.
+
+python eval_egobody.py --saved_data_dir=exp/…/result_egobody/inference_5_1 --recording_name=all [--render]
+"""
+
+import logging
+
+from moro.config import ExitOnMoroError
+from moro.evaluation.egobody import evaluate_egobody
+from moro.evaluation.options import egobody_options
+from moro.evaluation.prox import evaluate_prox
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    options = egobody_options()
+    with ExitOnMoroError():
+        if options.benchmark == "prox":
+            logging.info("these results were made on PROX: PROX's protocol")
+            report = evaluate_prox(options)
+        else:
+            report = evaluate_egobody(options)
+        print(report.table())
+        print(report.write(options.saved_data_dir, options.name))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Evaluation on EgoBody, RICH and PROX by the published protocols (spec: data 8)."""

@@ -1,0 +1,86 @@
+"""PROX's protocol (spec: data 8.5): plausibility without ground truth, in the scene turned y-up."""
+
+from pathlib import Path
+
+import numpy as np
+
+from moro.errors import MoroError
+from moro.evaluation.frames import Z_UP_TO_Y_UP, bare, move, require_results, result_file
+from moro.evaluation.measures import Measured, Report, plausibility
+from moro.evaluation.options import Options
+from moro.evaluation.prediction import Prediction, Predictor
+from moro.evaluation.regressors import Regressors, load_regressors
+from moro.evaluation.videos import Scene, draw_videos, image_reader, smpl_faces
+from moro.io import prox_files as files
+from moro.io.scenes import Undistorter, read_boxes
+from moro.render.scene import Image
+
+
+def evaluate_prox(options: Options) -> Report:
+    """Metrics of one recording, or of the test recordings; the videos asked for.
+
+    Raises MoroError when a file is missing.
+    """
+    recordings = list(files.RECORDINGS) if options.name == "all" else [options.name]
+    require_results(options.saved_data_dir, recordings)
+    regressors = load_regressors(options.bm_path)
+    predictor = Predictor(options.method, options.bm_path, regressors)
+    measured = []
+    for recording in recordings:
+        prediction = predictor.load(result_file(options.saved_data_dir, recording))
+        measured.append(measure(recording, prediction, options, regressors))
+        if options.render or options.visualize_3d:
+            scene = scene_of(recording, prediction, options)
+            draw_videos(scene, options, smpl_faces(options.bm_path, regressors.num_vertices))
+    return Report(measured)
+
+
+def measure(recording: str, prediction: Prediction, options: Options, regressors: Regressors) -> Measured:
+    """Metrics of all frames, from all joints of the regressor."""
+    vertices = move(prediction.vertices, _cam2world(recording, options))
+    floor = floor_height(recording, prediction, options)
+    return Measured(recording, len(vertices), plausibility(regressors.to_joints(vertices), floor))
+
+
+def floor_height(recording: str, prediction: Prediction, options: Options) -> float:
+    """y of the floor: the lowest predicted vertex as published (defect D21), or the scene's own."""
+    if not options.scene_floor:
+        return float(move(prediction.vertices, _cam2world(recording, options))[..., 1].min())
+    scene = files.scene_of(recording)
+    if scene not in files.FLOOR_HEIGHTS:
+        raise MoroError(f"the floor of scene {scene} is not known; leave --scene_floor out")
+    return files.FLOOR_HEIGHTS[scene]
+
+
+def scene_of(recording: str, prediction: Prediction, options: Options) -> Scene:
+    """The recording as it is drawn."""
+    root = options.dataset_root
+    lens = files.colour_lens(root)
+    undistort = Undistorter(lens)
+
+    def upright(image: Image) -> Image:
+        return np.ascontiguousarray(undistort(image)[:, ::-1])  # stored mirrored, distortion included
+
+    centers, scales = None, None
+    if options.boxes:
+        boxes = read_boxes(files.box_file(root, recording))
+        centers, scales = boxes.of([bare(name) for name in prediction.frame_names])
+    names = prediction.frame_names
+    return Scene(
+        video=recording,
+        pictures=Path(recording),
+        frame_names=[f"{bare(name)}.jpg" for name in names],
+        prediction=prediction.vertices,
+        truth=None,
+        image=image_reader(files.image_folder(root, recording), names, files.IMAGE_SIZE, upright),
+        K=lens.K,
+        centers=centers,
+        scales=scales,
+        cam2world=_cam2world(recording, options),
+        floor=floor_height(recording, prediction, options),
+    )
+
+
+def _cam2world(recording: str, options: Options) -> np.ndarray:
+    """(4, 4) camera → the scene, y up."""
+    return Z_UP_TO_Y_UP @ files.camera_to_world(options.dataset_root, recording)
