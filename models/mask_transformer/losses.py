@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from models.mask_transformer.network import TransformerOutput
 from moro.errors import MoroError
 from moro.geometry.camera import project
+from moro.geometry.rotation import matrix_to_rot6d
 from moro.geometry.trajectory import TrajectoryStats
 
 FPS = 30.0
@@ -29,6 +30,7 @@ class LossWeights:
     lambda_cano_traj: float = 10.0
     traj_loss_type: str = "l2"
     lambda_rot: float = 1.0
+    lambda_rot6d: float = 0.0
     lambda_transl: float = 1.0
     loss_type: str = "rmse"
     lambda_v3d_local: float = 10.0
@@ -279,6 +281,9 @@ class MoRoLoss(nn.Module):
         moved = {}
         for suffix, (rotation, translation) in camera_poses(output, batch, self.use_transl).items():
             losses[f"rot{suffix}"] = distance(rotation, batch["rotation"], traj_kind)
+            if self.weights.lambda_rot6d > 0:
+                raw = output.weak[..., :6] if suffix else output.rotation6d
+                losses[f"rot6d{suffix}"] = distance(raw.float(), matrix_to_rot6d(batch["rotation"]), "l2")
             if self.use_transl:
                 losses[f"transl{suffix}"] = distance(translation, batch["translation"], traj_kind)
             moved[suffix] = joints @ rotation[:, frames].mT + translation[:, frames]

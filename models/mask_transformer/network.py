@@ -16,6 +16,7 @@ from moro.geometry.rotation import matrix_to_rot6d, rot6d_to_matrix
 from moro.geometry.trajectory import TrajectoryStats
 
 TASKS = ("motion", "image", "video")
+RELEASE_WIDTH = 1024
 
 
 class ImageEncoding(NamedTuple):
@@ -42,6 +43,7 @@ class Decoding(NamedTuple):
     rotation: Tensor  # (B, F, 3, 3)   body → camera
     translation: Tensor  # (B, F, 1, 3)   pelvis in camera, metres
     contact: Tensor  # (B, F, 4|6)    logits
+    rotation6d: Tensor  # (B, F, 6)      `rotation` as it left the head, not yet orthonormal
 
 
 @dataclass
@@ -57,6 +59,7 @@ class TransformerOutput:
     translation_coarse: Tensor | None = None  # (B, F, 1, 3)  metres
     rotation: Tensor | None = None  # (B, F, 3, 3)
     translation: Tensor | None = None  # (B, F, 1, 3)
+    rotation6d: Tensor | None = None  # (B, F, 6), see Decoding
     image: ImageEncoding | None = None
     motion: MotionEncoding | None = None
 
@@ -138,7 +141,7 @@ class MotionImageTransformer(nn.Module):
         self.img_temporal = img_temporal
         self.trajectory_stats: TrajectoryStats | None = None
         self._frozen: list[nn.Module] = []
-        C = dim_feat
+        self.dim_feat = C = dim_feat
         shared = {"num_heads": num_heads, "mlp_ratio": mlp_ratio, "drop_rate": drop_rate}
         dual = {
             **shared,
@@ -183,15 +186,20 @@ class MotionImageTransformer(nn.Module):
             self.register_buffer(name, sine_encoding(1, count, dim)[None, None], persistent=False)
 
     def _initialise(self) -> None:
-        """Truncated normal of 0.02 for linear weights and learned positions (spec: models 3.3)."""
+        """Truncated normal of 0.02 at the released width of 1024 (spec: models 3.3).
+
+        A narrower network needs larger weights for signals of the same size: with 0.02 at width 128, nothing
+        of the image reaches the camera head for hundreds of steps.
+        """
+        std = 0.02 * math.sqrt(RELEASE_WIDTH / self.dim_feat)
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.trunc_normal_(module.weight, std=std)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         for name in ("m_pos_enc", "d_pos_enc"):
             if isinstance(getattr(self, name, None), nn.Parameter):
-                nn.init.trunc_normal_(getattr(self, name), std=0.02)
+                nn.init.trunc_normal_(getattr(self, name), std=std)
 
     # Trajectory statistics and freezing
 
@@ -282,6 +290,7 @@ class MotionImageTransformer(nn.Module):
             rot6d_to_matrix(pose6d[..., :6]),
             pose6d[:, :, None, 6:],
             self.d_contact_regressor(trajectory),
+            pose6d[..., :6],
         )
 
     @staticmethod
@@ -354,6 +363,7 @@ class MotionImageTransformer(nn.Module):
             "translation_coarse": image.translation,
             "rotation": decoding.rotation,
             "translation": decoding.translation,
+            "rotation6d": decoding.rotation6d,
             "image": image,
         }
 
