@@ -11,9 +11,10 @@ LANDMARK_DIM = 4  # x, y in [-1, 1] of the box, visibility, presence
 class KeypointBackbone(Backbone):
     """An MLP on each landmark, whose weights are shared but for a map and an offset of each landmark's own.
 
-    So a token says what its place means for this landmark ("left wrist high"), not only where it is: a sum over
-    tokens, which is all that attention takes at first, then already tells the pose. A landmark that was not seen
-    is all zeros in the batch; it gets a learned embedding instead of what zeros would mean, a place in the box.
+    So a token says what its place means for this landmark ("left wrist high"), not only where it is: a sum
+    over tokens, which is all that attention takes at first, then already tells the pose. A landmark that was
+    not seen is all zeros in the batch; it gets a learned embedding instead of what zeros would mean, a place
+    in the box.
     """
 
     def __init__(self, num_landmarks: int = 33, out_channels: int = 64, dim_hidden: int = 128) -> None:
