@@ -5,7 +5,7 @@ VENV ?= .venv
 # Where a CPU build of torch is found (PyPI's Linux wheel brings gigabytes of CUDA). For a GPU: make demo TORCH_INDEX=
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # A video of your own: make demo VIDEO=/path/to/video.mp4
-VIDEO ?= downloads/sample.mp4
+VIDEO ?= downloads/sports2d.mp4
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check

@@ -13,7 +13,7 @@ from moro.video.reader import open_video
 from moro.video.writer import VideoWriter
 
 DETECTOR = "downloads/blazepose/pose_landmark_full.tflite"
-SAMPLE = "downloads/sample.mp4"
+SAMPLE = "downloads/sports2d.mp4"
 WEIGHTS = "ckpt/open/video_train.safetensors"
 
 
