@@ -1,0 +1,51 @@
+"""Turn a checkpoint into .safetensors, or a .safetensors file into a plain torch checkpoint.
+
+    python scripts/convert_checkpoint.py exp/.../last.ckpt ckpt/open/video_train.safetensors --half
+    python scripts/convert_checkpoint.py ckpt/open/video_train.safetensors somewhere/last.ckpt
+
+Tensors and what our files say of themselves (trajectory statistics, body, connection tables) are kept;
+optimiser state and the body-model buffers of released checkpoints (licensed data) are not.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from models.mask_transformer.system import own_tensors
+from moro.config import ExitOnMoroError
+from moro.errors import MoroError
+from moro.io.atomic import atomic_path
+from moro.io.weights import METADATA_KEY, load_tensors, save_tensors
+
+
+def main() -> None:
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=style)
+    parser.add_argument("source", type=Path)
+    parser.add_argument("target", type=Path)
+    parser.add_argument("--half", action="store_true", help="store float16 (.safetensors only)")
+    arguments = parser.parse_args()
+    with ExitOnMoroError():
+        convert(arguments.source, arguments.target, arguments.half)
+
+
+def convert(source: Path, target: Path, half: bool = False) -> None:
+    """Raises MoroError for an unreadable source or a target of unknown kind."""
+    tensors, metadata = load_tensors(source)
+    tensors = own_tensors(tensors)
+    if target.suffix == ".safetensors":
+        save_tensors(target, tensors, metadata, half=half)
+    elif target.suffix in (".ckpt", ".pth", ".pt"):
+        with atomic_path(target) as temporary:
+            torch.save({"state_dict": tensors, METADATA_KEY: metadata}, temporary)
+    else:
+        raise MoroError(f"{target} must end in .safetensors, .ckpt, .pth or .pt.")
+    print(f"{len(tensors)} tensors, {target.stat().st_size / 1e6:.1f} MB -> {target}")
+
+
+if __name__ == "__main__":
+    main()
