@@ -134,8 +134,9 @@ def _read_torch(path: Path) -> dict[str, Any]:
     """Dictionary in a torch file of tensors, arrays and plain values."""
     reconstruct = np.empty(0).__reduce__()[0]
     dtypes = [type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "b1", "u1")]
+    older = (reconstruct, "numpy.core.multiarray._reconstruct")  # its name before numpy 2
     try:
-        with torch.serialization.safe_globals([reconstruct, np.ndarray, np.dtype, *dtypes]):
+        with torch.serialization.safe_globals([reconstruct, older, np.ndarray, np.dtype, *dtypes]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise MoroError(f"{path} not found; it comes with GVHMR, see docs/files.md") from error
