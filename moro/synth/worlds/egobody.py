@@ -108,7 +108,7 @@ def _write_view(root: Path, name: str, view: str, photographer: Photographer) ->
         if frame == UNDETECTED:
             people[0] = np.zeros_like(people[0])
         write_openpose(root / "keypoints_cleaned" / name / view / f"{stem}_keypoints.json", people)
-        visible.append(photographer.visible(actors[0].output.full_joints[frame, :24], frame, 0))
+        visible.append(photographer.visible(actors[0].output.joints[frame], frame, 0))
     with atomic_path(root / "mask_joint" / name / view / "mask_joint.npy") as path:
         np.save(path, np.stack(visible)[MARGIN : len(visible) - MARGIN].astype(np.float32))
 

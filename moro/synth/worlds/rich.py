@@ -65,9 +65,11 @@ def _camera(number: int) -> Camera:
 
 
 def _write_images(folder: Path, photographer: Photographer, view: int, frames: int) -> None:
-    for number in range(frames + UNLABELLED):
-        image = photographer.picture(max(0, number - UNLABELLED))
-        write_image(folder / f"{number + 100:05d}_{view:02d}.jpeg", image)
+    for frame in range(frames):
+        image = photographer.picture(frame)
+        numbers = [frame + UNLABELLED] if frame else range(UNLABELLED + 1)
+        for number in numbers:
+            write_image(folder / f"{number + 100:05d}_{view:02d}.jpeg", image)
 
 
 def _labels(actor: Actor) -> dict[str, object]:

@@ -223,8 +223,9 @@ class Photographer:
         return np.concatenate([self.camera.pixels(points).numpy(), confidence[:, None]], axis=1)
 
 
-def empty_room(camera: Camera, reduction: int = 2) -> np.ndarray:
+def empty_room(camera: Camera, drawn_width: int = 960) -> np.ndarray:
     """(H, W, 3) uint8: a chequered floor under a plain wall; drawn smaller, then enlarged."""
+    reduction = max(1, camera.size[0] // drawn_width)
     width, height = (side // reduction for side in camera.size)
     u, v = np.meshgrid((np.arange(width) + 0.5) * reduction, (np.arange(height) + 0.5) * reduction)
     rays = np.stack([u, v, np.ones_like(u)], -1) @ np.linalg.inv(camera.K.double().numpy()).T
