@@ -55,7 +55,8 @@ def main(argv: list[str] | None = None) -> None:
     empty = [split for split, names in splits.items() if not names]
     if empty:
         raise MoroError(
-            f"{len(clips)} motions leave the split {' and '.join(empty)} empty; ask for more, e.g. --generated 40."
+            f"{len(clips)} motions leave the split {' and '.join(empty)} empty; ask for more, "
+            "e.g. --generated 40."
         )
     index = [write_motion(args.output / "motion", clip, body) for clip in clips if not clip.pose_only]
     _write_json(args.output / "motion" / "index.json", {"clips": index})
