@@ -217,7 +217,7 @@ def write_outputs(
     shown = load_body_model(root, cfg.demo.fit_body or kind)  # the same parameters, maybe finer
     fitted = []
     for person in people:
-        meshes = np.load(meshes_file(folder, person.name), mmap_mode="r")
+        meshes = np.load(meshes_file(folder, person.name), mmap_mode="r+")  # torch wants to be able to write
         fitted.append(fit_person(body, meshes, folder / person.name, person))
     ground = ground_under(fitted, body, FPS)
     size, camera = (frames.width, frames.height), K.numpy()
