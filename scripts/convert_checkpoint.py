@@ -15,11 +15,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from models.mask_transformer.build import export_checkpoint
 from models.mask_transformer.system import own_tensors
 from moro.config import ExitOnMoroError
 from moro.errors import MoroError
 from moro.io.atomic import atomic_path
-from moro.io.weights import METADATA_KEY, load_tensors, save_tensors
+from moro.io.weights import METADATA_KEY, load_tensors
 
 
 def main() -> None:
@@ -38,7 +39,7 @@ def convert(source: Path, target: Path, half: bool = False) -> None:
     tensors, metadata = load_tensors(source)
     tensors = own_tensors(tensors)
     if target.suffix == ".safetensors":
-        save_tensors(target, tensors, metadata, half=half)
+        export_checkpoint(source, target, half)
     elif target.suffix in (".ckpt", ".pth", ".pt"):
         with atomic_path(target) as temporary:
             torch.save({"state_dict": tensors, METADATA_KEY: metadata}, temporary)

@@ -13,6 +13,8 @@ import logging
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from moro.errors import MoroError
 from moro.synth.worlds import FORMATS, WorldSize, make_world
 

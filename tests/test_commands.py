@@ -34,7 +34,7 @@ class Workplace:
 
     def run(self, script: str, *arguments: str, status: int = 0) -> str:
         """Output of `python <script> <arguments>`, after its exit status was checked."""
-        environment = {**os.environ, "PYTHONPATH": str(self.repository), "OMP_NUM_THREADS": "2"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "2"}
         done = subprocess.run(
             [sys.executable, str(self.repository / script), *arguments],
             cwd=self.folder,

@@ -29,7 +29,7 @@ class Workplace:
         done = subprocess.run(
             [sys.executable, str(self.repository / "demo.py"), *arguments],
             cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(self.repository), "OMP_NUM_THREADS": "2"},
+            env={**os.environ, "OMP_NUM_THREADS": "2"},
             capture_output=True,
             text=True,
             timeout=280,

@@ -70,7 +70,7 @@ def write_exports(
     gender: str,
     with_glb: bool,
 ) -> None:
-    """motion.npz of every person; motion.glb of every person, and of all together in the folder above."""
+    """motion.npz and, if wanted, motion.glb of every person."""
     for number, person in enumerate(people):
         write_motion_npz(
             person.folder / "motion.npz",

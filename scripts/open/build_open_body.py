@@ -10,10 +10,13 @@ the same pose and betas give the same person at 3001 and 6601 vertices.
 import argparse
 import json
 import logging
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from moro.body.loading import write_compact
 from scripts.open.open_body.body import Body, Skeleton

@@ -7,6 +7,8 @@ import argparse
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 from moro.body.loading import load_body_model
 from moro.body.topology import build_connection_matrices, connection_hash, save_connection_matrices
 from moro.errors import MoroError

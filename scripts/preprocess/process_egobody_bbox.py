@@ -6,6 +6,11 @@ Writes keypoints_cleaned/<recording>/<view>/bbox_idx{0,1}.npz: frame_names (T,),
 bboxes (T, 4), detected (T,) in pixels of the raw, distorted images. Can be interrupted and started again.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 from scripts.preprocess.openpose_boxes import Job, parse, recordings, run, script
 
 NAME_LENGTH = len("frame_00000")

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 from moro.body.loading import load_body_model
 from moro.errors import MoroError
 from moro.io.atomic import atomic_path

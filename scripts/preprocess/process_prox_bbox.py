@@ -6,6 +6,11 @@ Writes keypoints_openpose/<recording>/bbox.npz: frame_names (T,), centers (T, 2)
 detected (T,) in pixels of the mirrored, distorted images. Can be interrupted and started again.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 from scripts.preprocess.openpose_boxes import Job, parse, recordings, run, script
 
 SUFFIX = "_keypoints"
