@@ -240,13 +240,30 @@ class BodyModel(nn.Module):
         correctives = features @ self._pose_rows[: features.shape[1]]  # (N, R)
         mesh = mesh.index_add(1, self._corrected, correctives)
 
-        rest = self.J_template + torch.einsum("nb,jcb->njc", betas, self.J_shapedirs)  # (N, J, 3)
-        transforms, joints = self._joint_transforms(rotations, rest)
+        transforms, joints = self._joint_transforms(rotations, self.rest_joints(betas))
         vertices = self._skin(mesh, transforms)
         if transl is not None:
             offset = transl.expand(*lead, 3).reshape(N, 1, 3)
             vertices, joints = vertices + offset, joints + offset
         return BodyOutput(vertices.reshape(*lead, -1, 3), joints.reshape(*lead, -1, 3), self)
+
+    def rest_joints(self, betas: Tensor) -> Tensor:
+        """Joints of the rest pose, betas (*, B) -> (*, J, 3) metres."""
+        return self.J_template + torch.einsum("...b,jcb->...jc", betas, self.J_shapedirs)
+
+    def posed_joints(
+        self,
+        body_pose: Tensor,
+        betas: Tensor,
+        global_orient: Tensor | None = None,
+        transl: Tensor | None = None,
+    ) -> Tensor:
+        """`skeleton_joints` (*, J, 3) of `forward` without the mesh; arguments and errors as there."""
+        lead = self._check_inputs(body_pose, betas, global_orient, transl, None)
+        rest = self.rest_joints(betas.expand(*lead, -1)).reshape(lead.numel(), -1, 3)  # (N, J, 3)
+        rotations = self._local_rotations(body_pose, global_orient, None, lead)
+        joints = self._joint_transforms(rotations, rest)[1].reshape(*lead, -1, 3)
+        return joints if transl is None else joints + transl[..., None, :]
 
     def _check_inputs(
         self,
