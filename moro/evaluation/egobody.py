@@ -17,7 +17,7 @@ from moro.evaluation.regressors import Regressors, load_regressors
 from moro.evaluation.videos import Scene, draw_videos, image_reader, smpl_faces
 from moro.io import egobody_files as files
 from moro.io.egobody_files import TestSequence
-from moro.io.scenes import Undistorter, read_boxes, read_frame_parameters
+from moro.io.scenes import read_frame_parameters
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def scene_of(
     lens = files.view_lens(root, view)
     centers, scales = None, None
     if options.boxes:
-        boxes = read_boxes(files.keypoint_folder(root, recording, view) / f"bbox_idx{sequence.body_idx}.npz")
+        boxes = files.person_boxes(root, recording, view, sequence.body_idx)
         centers, scales = boxes.of([bare(name) for name in prediction.frame_names])
     cam2world = master2world @ view2master
     floor = files.FLOOR_HEIGHTS.get(sequence.scene)
@@ -118,8 +118,8 @@ def scene_of(
         image=image_reader(
             files.image_folder(root, recording, view),
             prediction.frame_names,
-            files.IMAGE_SIZE,
-            Undistorter(lens),
+            lens.size,
+            lens.undistort,
         ),
         K=lens.K,
         centers=centers,

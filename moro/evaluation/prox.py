@@ -12,7 +12,6 @@ from moro.evaluation.prediction import Prediction, Predictor
 from moro.evaluation.regressors import Regressors, load_regressors
 from moro.evaluation.videos import Scene, draw_videos, image_reader, smpl_faces
 from moro.io import prox_files as files
-from moro.io.scenes import Undistorter, read_boxes
 from moro.render.scene import Image
 
 
@@ -56,14 +55,13 @@ def scene_of(recording: str, prediction: Prediction, options: Options) -> Scene:
     """The recording as it is drawn."""
     root = options.dataset_root
     lens = files.colour_lens(root)
-    undistort = Undistorter(lens)
 
     def upright(image: Image) -> Image:
-        return np.ascontiguousarray(undistort(image)[:, ::-1])  # stored mirrored, distortion included
+        return np.ascontiguousarray(lens.undistort(image)[:, ::-1])  # stored mirrored, distortion included
 
     centers, scales = None, None
     if options.boxes:
-        boxes = read_boxes(files.box_file(root, recording))
+        boxes = files.person_boxes(root, recording)
         centers, scales = boxes.of([bare(name) for name in prediction.frame_names])
     names = prediction.frame_names
     return Scene(
@@ -72,7 +70,7 @@ def scene_of(recording: str, prediction: Prediction, options: Options) -> Scene:
         frame_names=[f"{bare(name)}.jpg" for name in names],
         prediction=prediction.vertices,
         truth=None,
-        image=image_reader(files.image_folder(root, recording), names, files.IMAGE_SIZE, upright),
+        image=image_reader(files.image_folder(root, recording), names, lens.size, upright),
         K=lens.K,
         centers=centers,
         scales=scales,

@@ -102,7 +102,7 @@ def image_reader(
     size: tuple[int, int] | None,
     change: Callable[[Image], Image] = lambda image: image,
 ) -> Callable[[int], Image]:
-    """Frame number → its image after `change`; missing ones: black of `size` (H, W), MoroError if None."""
+    """Frame number → its image after `change`; missing: black of `size` (W, H), MoroError if none."""
 
     def read(index: int) -> Image:
         image = read_image(folder / names[index])
@@ -110,7 +110,8 @@ def image_reader(
             return change(image)
         if size is None:
             raise MoroError(f"{folder / names[index]} cannot be read; rendering needs the images")
-        return np.zeros((*size, 3), np.uint8)
+        logger.warning("%s is missing or not an image", folder / names[index])
+        return np.zeros((size[1], size[0], 3), np.uint8)
 
     return read
 

@@ -1,6 +1,7 @@
-"""EgoBody on disk: test sequences, cameras, folders (spec: data 4.4, 8.3)."""
+"""EgoBody on disk: recordings, test sequences, cameras, folders (spec: data 4.4, 8.3)."""
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,10 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moro.errors import MoroError
-from moro.io.scenes import Lens, read_lens, read_transform
+from moro.geometry.lens import Lens
+from moro.io.scenes import Boxes, read_boxes, read_json, read_lens, read_transform
 
-IMAGE_SIZE = (1080, 1920)  # H, W
 MASTER = "master"
+_KINECTS = {"sub_1": 11, "sub_2": 13, "sub_3": 14, "sub_4": 15}  # the master is 12
+VIEWS = (MASTER, *_KINECTS)
+BOX_SCRIPT = "scripts.preprocess.process_egobody_bbox"
 FLOOR_HEIGHTS = {  # y of the floor in each scene's y-up world, metres
     "seminar_g110": -1.660,
     "seminar_d78": -0.810,
@@ -20,11 +24,14 @@ FLOOR_HEIGHTS = {  # y of the floor in each scene's y-up world, metres
     "seminar_d78_0318": -1.03,
     "seminar_g110_0415": -0.77,
 }
-_KINECTS = {"sub_1": 11, "sub_2": 13, "sub_3": 14, "sub_4": 15}  # the master is 12
+MIN_CONFIDENCE = 0.2  # of an OpenPose point
+NUM_POINTS = 25
 _COLUMNS = (
     "recording_name", "view", "target_idx", "target_gender", "scene_name", "body_idx_fpv",
     "target_start_frame", "target_end_frame",
 )  # fmt: skip
+_INFO_COLUMNS = ("recording_name", "scene_name", "body_idx_0", "body_idx_1", "body_idx_fpv")
+_SUFFIXES = ("", "_train", "_val", "_test")  # of the folders of parameters as the release unpacks them
 
 
 @dataclass(frozen=True)
@@ -46,20 +53,53 @@ class TestSequence:
         return f"{self.recording}/{self.view}/body_idx_{self.body_idx}"
 
 
+@dataclass(frozen=True)
+class Recording:
+    """A row of data_info_release.csv; genders of bodies 0 and 1."""
+
+    scene: str
+    genders: tuple[str, str]
+    interactee_idx: int
+
+
+def read_recordings(root: str | Path) -> dict[str, Recording]:
+    """The rows of `<root>/data_info_release.csv` that are whole, by recording. MoroError if it is missing."""
+    recordings = {}
+    for row in _read_csv(Path(root) / "data_info_release.csv", _INFO_COLUMNS):
+        entries = [(row[key] or "").split() for key in ("body_idx_0", "body_idx_1")]  # "0 female"
+        fpv = (row["body_idx_fpv"] or "").split()
+        whole = all(len(entry) == 2 and entry[1] in ("male", "female") for entry in entries)
+        if whole and fpv and fpv[0].isdigit():
+            name, genders = row["recording_name"].strip(), (entries[0][1], entries[1][1])
+            recordings[name] = Recording(row["scene_name"].strip(), genders, int(fpv[0]))
+    return recordings
+
+
+def read_split(root: str | Path, split: str) -> list[str]:
+    """Recordings of a split (train, val, test), from `<root>/data_splits.csv`."""
+    entries = [(row[split] or "").strip() for row in _read_csv(Path(root) / "data_splits.csv", [split])]
+    return [entry for entry in entries if entry and entry.lower() != "nan"]
+
+
 def read_test_sequences(root: str | Path) -> list[TestSequence]:
     """All rows of `<root>/egobody_occ_info.csv`, in order. MoroError if it is missing or damaged."""
     path = Path(root) / "egobody_occ_info.csv"
+    return [_sequence(row, path, number) for number, row in enumerate(_read_csv(path, _COLUMNS), start=2)]
+
+
+def _read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Rows of a table that has these columns and is not empty."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except FileNotFoundError as error:
-        raise MoroError(f"{path} not found; it comes with MoRo's data, see docs/files.md") from error
+        raise MoroError(f"{path} not found; see docs/files.md where it comes from") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise MoroError(f"{path} is not a readable table ({error}); fetch it again") from error
-    missing = [name for name in _COLUMNS if not rows or name not in rows[0]]
+    missing = [name for name in columns if not rows or name not in rows[0]]
     if missing:
         raise MoroError(f"{path} lacks the columns {', '.join(missing)}, or has no rows; fetch it again")
-    return [_sequence(row, path, number) for number, row in enumerate(rows, start=2)]
+    return rows
 
 
 def _sequence(row: dict[str, str], path: Path, line: int) -> TestSequence:
@@ -84,28 +124,44 @@ def parameter_folder(
     """Folder of a person's parameters; they are in the master camera's frame.
 
     body_type  smplx (training data) or smpl (evaluation)
+    It lies in <body_type>_<role>, or in <body_type>_<role>_<split> as the release unpacks it.
     """
     role = "interactee" if body_idx == interactee_idx else "camera_wearer"
-    return Path(root) / f"{body_type}_{role}" / recording / f"body_idx_{body_idx}" / "results"
+    below = Path(recording) / f"body_idx_{body_idx}" / "results"
+    folders = [Path(root) / f"{body_type}_{role}{suffix}" / below for suffix in _SUFFIXES]
+    return next((folder for folder in folders if folder.is_dir()), folders[0])
+
+
+def calibration_file(root: str | Path, recording: str, scene: str, view: str) -> Path:
+    """From a view to the master camera; from the master to the scene's world."""
+    folder = Path(root) / "calibrations" / recording / "cal_trans"
+    if view == MASTER:
+        return folder / "kinect12_to_world" / f"{scene}.json"
+    if view not in _KINECTS:
+        raise MoroError(f"EgoBody has no view {view!r}; use {', '.join(VIEWS)}")
+    return folder / f"kinect_{_KINECTS[view]}to12_color.json"
 
 
 def master_to_world(root: str | Path, recording: str, scene: str) -> NDArray:
     """(4, 4) master colour camera → y-up world of the scene."""
-    return read_transform(_calibration(root, recording) / "kinect12_to_world" / f"{scene}.json", "trans")
+    return read_transform(calibration_file(root, recording, scene, MASTER), "trans")
 
 
 def view_to_master(root: str | Path, recording: str, view: str) -> NDArray:
     """(4, 4) camera of a view → master colour camera."""
     if view == MASTER:
         return np.eye(4)
-    if view not in _KINECTS:
-        raise MoroError(f"EgoBody has no view {view!r}; use {MASTER} or {', '.join(_KINECTS)}")
-    return read_transform(_calibration(root, recording) / f"kinect_{_KINECTS[view]}to12_color.json", "trans")
+    return read_transform(calibration_file(root, recording, "", view), "trans")
+
+
+def lens_file(root: str | Path, view: str) -> Path:
+    """Intrinsics of a view's colour camera."""
+    return Path(root) / "kinect_cam_params" / f"kinect_{view}" / "Color.json"
 
 
 def view_lens(root: str | Path, view: str) -> Lens:
-    """Intrinsics of a view's colour camera."""
-    return read_lens(Path(root) / "kinect_cam_params" / f"kinect_{view}" / "Color.json")
+    """Lens of a view's colour camera."""
+    return read_lens(lens_file(root, view))
 
 
 def image_folder(root: str | Path, recording: str, view: str) -> Path:
@@ -114,9 +170,26 @@ def image_folder(root: str | Path, recording: str, view: str) -> Path:
 
 
 def keypoint_folder(root: str | Path, recording: str, view: str) -> Path:
-    """Folder of the OpenPose files and of bbox_idx{0,1}.npz."""
+    """Folder of the OpenPose files."""
     return Path(root) / "keypoints_cleaned" / recording / view
 
 
-def _calibration(root: str | Path, recording: str) -> Path:
-    return Path(root) / "calibrations" / recording / "cal_trans"
+def read_keypoints(root: str | Path, recording: str, view: str, frame: str, body_idx: int) -> NDArray:
+    """(25, 3) x, y, confidence of OpenPose in the raw image; zeros where it is unsure or saw nobody."""
+    path = keypoint_folder(root, recording, view) / f"{frame}_keypoints.json"
+    people = read_json(path).get("people", []) if path.is_file() else []
+    points = people[body_idx].get("pose_keypoints_2d", []) if body_idx < len(people) else []
+    if len(points) != 3 * NUM_POINTS:
+        return np.zeros((NUM_POINTS, 3), np.float32)
+    points = np.asarray(points, np.float32).reshape(NUM_POINTS, 3)  # (75,) -> (25, 3)
+    return np.where(points[:, 2:] > MIN_CONFIDENCE, points, 0)
+
+
+def box_file(root: str | Path, recording: str, view: str, body_idx: int) -> Path:
+    """Boxes made by the preprocessing (spec: data 5.2)."""
+    return keypoint_folder(root, recording, view) / f"bbox_idx{body_idx}.npz"
+
+
+def person_boxes(root: str | Path, recording: str, view: str, body_idx: int) -> Boxes:
+    """Boxes of one person in one view, in pixels of the raw image."""
+    return read_boxes(box_file(root, recording, view, body_idx), BOX_SCRIPT)

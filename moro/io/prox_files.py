@@ -5,9 +5,10 @@ from pathlib import Path
 from numpy.typing import NDArray
 
 from moro.errors import MoroError
-from moro.io.scenes import Lens, read_lens, read_transform
+from moro.geometry.lens import Lens
+from moro.io.scenes import Boxes, read_boxes, read_lens, read_transform
 
-IMAGE_SIZE = (1080, 1920)  # H, W
+BOX_SCRIPT = "scripts.preprocess.process_prox_bbox"
 RECORDINGS = (
     "MPH1Library_00034_01", "N0Sofa_00034_01", "N0Sofa_00034_02", "N0Sofa_00141_01", "N0Sofa_00145_01",
     "N3Library_00157_01", "N3Library_00157_02", "N3Library_03301_01", "N3Library_03301_02",
@@ -39,20 +40,30 @@ def scene_of(recording: str) -> str:
 
 def gender_of(recording: str) -> str:
     """male or female, by the subject's number."""
-    try:
-        return "female" if int(recording.split("_")[1]) in _FEMALE_SUBJECTS else "male"
-    except (IndexError, ValueError) as error:
-        raise MoroError(f"{recording!r} is no PROX recording; expected <scene>_<subject>_<take>") from error
+    parts = recording.split("_")
+    if len(parts) != 3 or not parts[1].isdigit():
+        raise MoroError(f"{recording!r} is no PROX recording; expected <scene>_<subject>_<take>")
+    return "female" if int(parts[1]) in _FEMALE_SUBJECTS else "male"
+
+
+def world_file(root: str | Path, recording: str) -> Path:
+    """Pose of the colour camera in the scene."""
+    return Path(root) / "cam2world" / f"{scene_of(recording)}.json"
 
 
 def camera_to_world(root: str | Path, recording: str) -> NDArray:
     """(4, 4) colour camera → z-up scene frame."""
-    return read_transform(Path(root) / "cam2world" / f"{scene_of(recording)}.json")
+    return read_transform(world_file(root, recording))
+
+
+def lens_file(root: str | Path) -> Path:
+    """Intrinsics of the colour camera."""
+    return Path(root) / "calibration" / "Color.json"
 
 
 def colour_lens(root: str | Path) -> Lens:
-    """Intrinsics of the colour camera; images are undistorted with it and then mirrored."""
-    return read_lens(Path(root) / "calibration" / "Color.json")
+    """Lens of the colour camera; images are undistorted with it and then mirrored."""
+    return read_lens(lens_file(root))
 
 
 def image_folder(root: str | Path, recording: str) -> Path:
@@ -68,3 +79,8 @@ def parameter_folder(root: str | Path, recording: str) -> Path:
 def box_file(root: str | Path, recording: str) -> Path:
     """Boxes made by the preprocessing (spec: data 5.3)."""
     return Path(root) / "keypoints_openpose" / recording / "bbox.npz"
+
+
+def person_boxes(root: str | Path, recording: str) -> Boxes:
+    """Boxes of the person, in pixels of the mirrored, distorted images."""
+    return read_boxes(box_file(root, recording), BOX_SCRIPT)

@@ -1,7 +1,8 @@
 """RICH on disk: labels and boxes from GVHMR, cameras, floor frames (spec: data 4.5)."""
 
-import pickle
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from moro.errors import MoroError
 from moro.io.scenes import read_json
 
+LABELS, BOXES = "hmr4d_support/rich_test_labels.pt", "hmr4d_support/rich_test_preproc.pt"
 _PARAMETERS = {"body_pose": 63, "betas": 10, "global_orient": 3, "transl": 3}
 
 
@@ -32,7 +34,7 @@ class Labels:
 
 @dataclass(frozen=True)
 class Boxes:
-    """bbx_xys (T, 3): centre and side, pixels; size: the images' H, W."""
+    """bbx_xys (T, 3): centre and side, pixels; size: the images' width, height."""
 
     bbx_xys: NDArray
     size: tuple[int, int]
@@ -40,7 +42,7 @@ class Boxes:
 
 def read_labels(root: str | Path) -> dict[str, Labels]:
     """Labels of every vid (test/<seq>/cam_XX) in file order. MoroError if missing or damaged."""
-    path = Path(root) / "hmr4d_support" / "rich_test_labels.pt"
+    path = Path(root) / LABELS
     return {vid: _labels(entry, vid, path) for vid, entry in _read_torch(path).items()}
 
 
@@ -59,12 +61,12 @@ def _labels(entry: Any, vid: str, path: Path) -> Labels:
 
 def read_boxes(root: str | Path) -> dict[str, Boxes]:
     """Boxes of every vid, from rich_test_preproc.pt. MoroError if missing or damaged."""
-    path = Path(root) / "hmr4d_support" / "rich_test_preproc.pt"
+    path = Path(root) / BOXES
     boxes = {}
     for vid, entry in _read_torch(path).items():
         try:
             W, H = (int(side) for side in np.asarray(entry["img_wh"]).ravel())
-            boxes[vid] = Boxes(np.asarray(entry["bbx_xys"], np.float64).reshape(-1, 3), (H, W))
+            boxes[vid] = Boxes(np.asarray(entry["bbx_xys"], np.float64).reshape(-1, 3), (W, H))
         except (KeyError, TypeError, ValueError) as error:
             raise MoroError(f"{path}: the boxes of {vid} are damaged ({error}); fetch it again") from error
     return boxes
@@ -73,7 +75,7 @@ def read_boxes(root: str | Path) -> dict[str, Boxes]:
 def split_vid(vid: str) -> tuple[str, str]:
     """(sequence, camera) of test/<seq>/cam_XX."""
     parts = vid.split("/")
-    if len(parts) != 3 or not parts[2].startswith("cam_"):
+    if len(parts) != 3 or not parts[2].startswith("cam_") or not parts[2][4:].isdigit():
         raise MoroError(f"{vid!r} is no RICH video; expected test/<sequence>/cam_<number>")
     return parts[1], parts[2]
 
@@ -83,15 +85,25 @@ def image_folder(root: str | Path, vid: str) -> Path:
     return Path(root) / "images" / vid
 
 
-def read_camera(root: str | Path, vid: str) -> tuple[NDArray, NDArray]:
-    """K (3, 3) and world-to-camera (4, 4), float64, of the calibration xml of a vid's capture and camera."""
+def camera_file(root: str | Path, vid: str) -> Path | None:
+    """Calibration of a vid's capture and camera; its own name is a number, with any number of zeros."""
     sequence, camera = split_vid(vid)
     folder = Path(root) / "scan_calibration" / sequence.split("_")[0] / "calibration"
     number = int(camera.removeprefix("cam_"))
-    for path in sorted(folder.glob("*.xml")):
-        if path.stem.isdigit() and int(path.stem) == number:
-            return _read_xml(path)
-    raise MoroError(f"{folder} has no calibration of camera {number} ({vid}); fetch RICH's scan_calibration")
+    files = (path for path in sorted(folder.glob("*.xml")) if path.stem.isdigit())
+    return next((path for path in files if int(path.stem) == number), None)
+
+
+def read_camera(root: str | Path, vid: str) -> tuple[NDArray, NDArray]:
+    """K (3, 3) and world-to-camera (4, 4), float64, of the calibration xml of a vid's capture and camera."""
+    path = camera_file(root, vid)
+    if path is None:
+        sequence, camera = split_vid(vid)
+        capture, number = sequence.split("_")[0], int(camera.removeprefix("cam_"))
+        raise MoroError(
+            f"{root} has no calibration of camera {number} of {capture} ({vid}); get RICH's scan_calibration"
+        )
+    return _read_xml(path)
 
 
 def _read_xml(path: Path) -> tuple[NDArray, NDArray]:
@@ -131,18 +143,29 @@ def scan_names(root: str | Path) -> dict[str, str]:
 
 
 def _read_torch(path: Path) -> dict[str, Any]:
-    """Dictionary in a torch file of tensors, arrays and plain values."""
-    reconstruct = np.empty(0).__reduce__()[0]
-    dtypes = [type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "b1", "u1")]
-    older = (reconstruct, "numpy.core.multiarray._reconstruct")  # its name before numpy 2
+    """Dictionary in a torch file of tensors, arrays and plain values; nothing else is unpickled."""
     try:
-        with torch.serialization.safe_globals([reconstruct, older, np.ndarray, np.dtype, *dtypes]):
+        with _numpy_allowed():
             content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise MoroError(f"{path} not found; it comes with GVHMR, see docs/files.md") from error
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged or foreign file can fail in any way
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise MoroError(f"{path} cannot be read safely ({reason}); fetch it again") from error
     if not isinstance(content, dict):
         raise MoroError(f"{path} holds no dictionary of videos; fetch it again")
     return content
+
+
+@contextmanager
+def _numpy_allowed() -> Iterator[None]:
+    """Lets weights_only files carry numpy arrays, under the names of numpy 1 and 2."""
+    reconstruct, scalar = np.array(0).__reduce__()[0], np.float64(0).__reduce__()[0]
+    kinds = [type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "b1", "u1", "U1")]
+    aliases = [
+        (function, f"{core}.multiarray.{name}")
+        for core in ("numpy.core", "numpy._core")
+        for function, name in ((reconstruct, "_reconstruct"), (scalar, "scalar"))
+    ]
+    with torch.serialization.safe_globals([np.ndarray, np.dtype, *kinds, *aliases]):
+        yield

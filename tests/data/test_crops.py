@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from models.mask_transformer.data.crops import BoxAugmentation, CropReader, Lens, read_image
+from models.mask_transformer.data.crops import BoxAugmentation, CropReader
 from models.mask_transformer.data.windows import windows_of
 from moro.errors import MoroError
 from moro.geometry.camera import project
 from moro.geometry.crop import crop_image
 from moro.geometry.image import normalise_image
+from moro.geometry.lens import Lens
+from moro.io.scenes import read_image
 
 SIZE = (192, 108)
 K = np.array([[91.0, 0, 95.7], [0, 90.9, 54.8], [0, 0, 1]])
@@ -64,7 +66,7 @@ def test_bad_images(image: Path, tmp_path: Path, caplog: pytest.LogCaptureFixtur
     with pytest.raises(MoroError, match="192x108 pixels but its camera has 1920x1080"):
         reader.read([image], center[:1], scale[:1], Lens(K, DISTORTION, (1920, 1080)))
     with pytest.raises(MoroError, match="cannot read the image"):
-        CropReader((32, 32), strict=True).read([damaged], center[:1], scale[:1])
+        CropReader((32, 32), max_unreadable=0).read([damaged], center[:1], scale[:1])
 
 
 @pytest.mark.parametrize("length", [1, 119, 500, 501, 880, 881, 1300])

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.mask_transformer.data.prox import ProxDataset, gender_of
+from models.mask_transformer.data.prox import ProxDataset
 from moro.errors import MoroError
 from moro.geometry.camera import project
+from moro.io.prox_files import gender_of
 from moro.synth.worlds.prox import FLOOR, RECORDINGS
 
 F = 3

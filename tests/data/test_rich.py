@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.mask_transformer.data.rich import BOXES, LABELS, RichDataset, read_videos, upper_half
+from models.mask_transformer.data.rich import RichDataset, read_videos, upper_half
 from moro.errors import MoroError
 from moro.geometry.camera import project
+from moro.io.rich_files import BOXES, LABELS
 from moro.synth.worlds.rich import RECORDINGS, UNLABELLED
 
 F = 3

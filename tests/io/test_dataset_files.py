@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from moro.errors import MoroError
+from moro.geometry.lens import Lens
 from moro.io import egobody_files, prox_files, rich_files, scenes
 
 
@@ -35,20 +36,25 @@ def test_transforms_and_lenses(tmp_path: Path) -> None:
 
 def test_boxes_by_frame_name(tmp_path: Path) -> None:
     path = tmp_path / "bbox.npz"
-    np.savez(path, frame_names=np.array(["f0", "f1"]), centers=np.array([[1, 2], [3, 4]]), scales=np.ones(2))
-    centers, scales = scenes.read_boxes(path).of(["f1", "f9"])
+    rows = {"scales": np.ones(2), "bboxes": np.zeros((2, 4))}
+    np.savez(path, frame_names=np.array(["f0", "f1"]), centers=np.array([[1, 2], [3, 4]]), **rows)
+    boxes = scenes.read_boxes(path, "the.script")
+    centers, scales = boxes.of(["f1", "f9"])
     assert centers[0].tolist() == [3, 4] and np.isnan(centers[1]).all() and np.isnan(scales[1])
-    np.savez(path, frame_names=np.array(["f0"]), centers=np.zeros((2, 2)), scales=np.ones(1))
+    assert boxes.detected.all() and boxes.select(["f1", "f0"]).centers.tolist() == [[3, 4], [1, 2]]
+    with pytest.raises(MoroError, match="made by python -m the.script.* lacks 1 frames, the first f9"):
+        boxes.select(["f1", "f9"])
+    np.savez(path, frame_names=np.array(["f0"]), centers=np.zeros((2, 2)), **rows)
     with pytest.raises(MoroError, match="do not fit its 1 frames"):
-        scenes.read_boxes(path)
-    with pytest.raises(MoroError, match="not found; make the boxes"):
-        scenes.read_boxes(tmp_path / "none.npz")
+        scenes.read_boxes(path, "the.script")
+    with pytest.raises(MoroError, match="not found; make it with python -m the.script"):
+        scenes.read_boxes(tmp_path / "none.npz", "the.script")
 
 
 def test_undistortion_leaves_a_perfect_lens_alone() -> None:
     K = np.array([[50.0, 0, 32], [0, 50, 24], [0, 0, 1]])
     image = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
-    assert (scenes.Undistorter(scenes.Lens(K, np.zeros(8)))(image) == image).all()
+    assert (Lens(K, np.zeros(8), (64, 48)).undistort(image) == image).all()
 
 
 def test_egobody_table_and_names(tmp_path: Path) -> None:
@@ -89,7 +95,7 @@ def test_rich_files(tmp_path: Path) -> None:
     assert rich_files.read_labels(tmp_path)["test/a_0_b/cam_01"].frame_id.tolist() == [3, 4]
     arrays = {"bbx_xys": np.zeros((2, 3)), "img_wh": np.array([40, 30])}  # arrays instead of tensors
     torch.save({"v": arrays}, support / "rich_test_preproc.pt")
-    assert rich_files.read_boxes(tmp_path)["v"].size == (30, 40)
+    assert rich_files.read_boxes(tmp_path)["v"].size == (40, 30)
     parameters["betas"] = torch.zeros(1, 10)
     torch.save({"v": entry}, support / "rich_test_labels.pt")
     with pytest.raises(MoroError, match=r"betas of v must be \(2, 10\)"):

@@ -1,6 +1,5 @@
 """EgoBody: two people in a room, watched by up to five Kinects (spec: data 4.4)."""
 
-import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,39 +15,19 @@ from models.mask_transformer.data.crops import (
     DEFAULT_RESOLUTION,
     BoxAugmentation,
     CropReader,
-    Lens,
     boxes_of_joints,
 )
 from models.mask_transformer.data.items import body_entries, camera_entries, local_body
-from models.mask_transformer.data.recordings import (
-    Boxes,
-    Motion,
-    load_bodies,
-    read_boxes,
-    read_intrinsics,
-    read_json,
-    read_matrix,
-    read_motion,
-    require_complete,
-)
+from models.mask_transformer.data.recordings import Motion, load_bodies, read_motion, require_complete
 from models.mask_transformer.data.windows import windows_of
 from moro.body.model import BodyModel
 from moro.errors import MoroError
 from moro.geometry.frames import world2cano
+from moro.geometry.lens import Lens
+from moro.io import egobody_files as files
+from moro.io.egobody_files import MASTER, VIEWS
+from moro.io.scenes import Boxes
 
-IMAGE_SIZE = (1920, 1080)
-MASTER = "master"
-# View -> the file with its transform to the master camera.
-TO_MASTER = {
-    "sub_1": "kinect_11to12_color.json",
-    "sub_2": "kinect_13to12_color.json",
-    "sub_3": "kinect_14to12_color.json",
-    "sub_4": "kinect_15to12_color.json",
-}
-VIEWS = (MASTER, *TO_MASTER)
-BOX_SCRIPT = "scripts.preprocess.process_egobody_bbox"
-MIN_CONFIDENCE = 0.2  # of an OpenPose point
-NUM_POINTS = 25
 DEBUG = {
     "train": "recording_20211004_S19_S06_01",
     "val": "recording_20220315_S21_S30_03",
@@ -103,6 +82,7 @@ class Settings:
     compat: bool = True
     bm_path: str = "body_models"
     model_type: str = "smplx"
+    max_unreadable: float = 0.05
     cache: Path | None = None
     seed: int = 0
 
@@ -130,7 +110,7 @@ class EgoBodyDataset(ClipDataset):
                 len(sequence.motion.frames), settings.clip_len, settings.overlap_len, partial=split == "test"
             )
         ]
-        self.reader = CropReader(settings.resolution)
+        self.reader = CropReader(settings.resolution, max_unreadable=settings.max_unreadable)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -154,7 +134,7 @@ class EgoBodyDataset(ClipDataset):
             center, scale = self._detected_boxes(sequence.boxes, view.lens, start, stop)
             entries["detected"] = torch.from_numpy(sequence.boxes.detected[start:stop])
         if settings.augmentation is not None:
-            center, scale = settings.augmentation.apply(center, scale, person, K, IMAGE_SIZE, rng)
+            center, scale = settings.augmentation.apply(center, scale, person, K, view.lens.size, rng)
         if sequence.keypoints is not None:
             entries["keypoints"] = _undistorted_keypoints(sequence.keypoints[start:stop], view.lens)
         paths = [view.images / f"{frame}.jpg" for frame in frames]
@@ -170,7 +150,7 @@ class EgoBodyDataset(ClipDataset):
         }
 
     def _detected_boxes(self, boxes: Boxes, lens: Lens, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        center, scale = boxes.center[start:stop], boxes.scale[start:stop]
+        center, scale = boxes.centers[start:stop], boxes.scales[start:stop]
         if not self.settings.compat:
             center, scale = lens.undistort_boxes(boxes.bboxes[start:stop])
         return torch.from_numpy(center).float(), torch.from_numpy(scale).float()
@@ -199,6 +179,7 @@ def build(cfg: DictConfig, split: str) -> EgoBodyDataset:
         compat=cfg.compat,
         bm_path=dataset.bm_path,
         model_type=dataset.model_type,
+        max_unreadable=dataset.max_unreadable,
         cache=root.parent / "egobody_preprocess",
         seed=cfg.seed if training else 0,
     )
@@ -209,29 +190,10 @@ def _targets(root: Path, split: str, dataset: DictConfig, debug: bool) -> list[T
     if split == "test":
         chosen = [DEBUG["test"]] if debug else _test_rows(root, dataset)
         return [Target(recording, body_idx, (view,)) for recording, view, body_idx in chosen]
-    names = [DEBUG[split]] if debug else _split_recordings(root / "data_splits.csv", split)
+    names = [DEBUG[split]] if debug else files.read_split(root, split)
     if split == "val":
         return [Target(name, 0, (MASTER,)) for name in names]
     return [Target(name, body_idx, VIEWS) for name in names for body_idx in (0, 1)]
-
-
-def _read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """Rows of a csv file that has these columns."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows, found = list(reader), reader.fieldnames or []
-    except OSError as error:
-        raise MoroError(f"cannot read {path} ({error.strerror}); it is part of EgoBody.") from error
-    lacking = [column for column in columns if column not in found]
-    if lacking:
-        raise MoroError(f"{path} has no column {', '.join(lacking)}; it is not EgoBody's file.")
-    return rows
-
-
-def _split_recordings(path: Path, split: str) -> list[str]:
-    entries = [(row[split] or "").strip() for row in _read_csv(path, [split])]
-    return [entry for entry in entries if entry and entry.lower() != "nan"]
 
 
 def _test_rows(root: Path, dataset: DictConfig) -> list[tuple[str, str, int]]:
@@ -241,19 +203,15 @@ def _test_rows(root: Path, dataset: DictConfig) -> list[tuple[str, str, int]]:
         if None in chosen:
             raise MoroError("dataset.test_idx=-1 needs dataset.recording, dataset.view and dataset.body_idx.")
         return [(str(dataset.recording), str(dataset.view), int(dataset.body_idx))]
-    path = root / "egobody_occ_info.csv"
-    rows = _read_csv(path, ["recording_name", "view", "target_idx"])
+    rows = files.read_test_sequences(root)
     wanted = dataset.test_idx
     if wanted is None:
         wanted = range(len(rows))
     numbers = [wanted] if isinstance(wanted, int) else list(wanted)
     wrong = [number for number in numbers if not 0 <= number < len(rows)]
     if wrong:
-        raise MoroError(f"dataset.test_idx={wrong} is outside {path}, which has {len(rows)} rows.")
-    return [
-        (rows[n]["recording_name"].strip(), rows[n]["view"].strip(), int(float(rows[n]["target_idx"])))
-        for n in numbers
-    ]
+        raise MoroError(f"dataset.test_idx={wrong} is outside egobody_occ_info.csv ({len(rows)} rows).")
+    return [(rows[n].recording, rows[n].view, rows[n].body_idx) for n in numbers]
 
 
 class _Files:
@@ -261,13 +219,7 @@ class _Files:
 
     def __init__(self, root: Path, settings: Settings, test: bool) -> None:
         self.root, self.settings, self.test = root, settings, test
-        self.info = {
-            row["recording_name"].strip(): row
-            for row in _read_csv(
-                root / "data_info_release.csv",
-                ["recording_name", "scene_name", "body_idx_0", "body_idx_1", "body_idx_fpv"],
-            )
-        }
+        self.info = files.read_recordings(root)
         self._lenses: dict[str, Lens] = {}
         self._views: dict[tuple[str, str], View] = {}
 
@@ -285,108 +237,69 @@ class _Files:
 
     def _problems(self, target: Target) -> list[str]:
         if target.recording not in self.info:
-            return ["a row of data_info_release.csv"]
-        problems = []
-        if self._motion_folder(target) is None:
-            problems.append("body parameters")
-        views = self._present_views(target)
-        needed = [self._calibration(target, MASTER)]
-        for view in views:
-            needed += [self._color_json(view), *([self._calibration(target, view)] if view != MASTER else [])]
-        problems += [str(path.relative_to(self.root)) for path in needed if not path.is_file()]
+            return ["a valid row of data_info_release.csv"]
+        problems = [] if self._motion_folder(target).is_dir() else ["body parameters"]
+        views, scene = self._present_views(target), self.info[target.recording].scene
+        needed = [files.lens_file(self.root, view) for view in views]
+        needed += [
+            files.calibration_file(self.root, target.recording, scene, view) for view in {MASTER, *views}
+        ]
+        problems += sorted(str(path.relative_to(self.root)) for path in needed if not path.is_file())
         if not views:
             problems.append(f"images of {' or '.join(target.views)}")
         if not self.settings.gt_bbox:
-            boxes = [self._box_file(target, view) for view in views]
-            problems += [f"boxes (run {BOX_SCRIPT})" for path in boxes if not path.is_file()]
+            boxes = [
+                files.box_file(self.root, target.recording, view, target.body_idx)
+                for view in views or target.views
+            ]
+            problems += [f"boxes (run {files.BOX_SCRIPT})" for path in boxes if not path.is_file()]
         return problems
 
     def _sequence(self, target: Target) -> PersonSequence:
-        gender = self._gender(target)
-        name = f"{target.recording}_body_idx_{target.body_idx}.npz"
-        cache = None if self.settings.cache is None else self.settings.cache / name
+        root, recording, body_idx = self.root, target.recording, target.body_idx
+        folder, compat = self.settings.cache, self.settings.compat
+        cache = None if folder is None else folder / f"{recording}_body_idx_{body_idx}.npz"
         motion = read_motion(self._motion_folder(target), cache)
-        views = [self._view(target, name) for name in self._present_views(target)]
+        views = [self._view(recording, name) for name in self._present_views(target)]
         boxes = keypoints = None
         if not self.settings.gt_bbox:
-            path = self._box_file(target, views[0].name)
-            boxes = read_boxes(path, motion.frames, BOX_SCRIPT, interpolate=not self.settings.compat)
+            boxes = files.person_boxes(root, recording, views[0].name, body_idx)
+            boxes = (boxes if compat else boxes.interpolated()).select(motion.frames)
         if self.test:
-            folder = self.root / "keypoints_cleaned" / target.recording / views[0].name
-            keypoints = np.stack([_openpose(folder, frame, target.body_idx) for frame in motion.frames])
-        return PersonSequence(
-            target, gender, motion, self._master2world(target).float(), views, boxes, keypoints
-        )
+            where = (root, recording, views[0].name)
+            keypoints = np.stack([files.read_keypoints(*where, frame, body_idx) for frame in motion.frames])
+        gender, world = self.info[recording].genders[body_idx], self._master2world(recording).float()
+        return PersonSequence(target, gender, motion, world, views, boxes, keypoints)
 
-    def _gender(self, target: Target) -> str:
-        """Of "1 male" in the column body_idx_<i>."""
-        entry = self.info[target.recording][f"body_idx_{target.body_idx}"].split()
-        if len(entry) != 2 or entry[1] not in ("male", "female"):
-            raise MoroError(
-                f"data_info_release.csv: body_idx_{target.body_idx} of {target.recording} "
-                "is not '<index> <gender>'."
-            )
-        return entry[1]
-
-    def _motion_folder(self, target: Target) -> Path | None:
-        """The release unpacks into smplx_interactee, or into smplx_interactee_<split>."""
-        interactee = self.info[target.recording]["body_idx_fpv"].split()[:1] == [str(target.body_idx)]
-        role = "smplx_interactee" if interactee else "smplx_camera_wearer"
-        for suffix in ("", "_train", "_val", "_test"):
-            below = Path(f"{role}{suffix}") / target.recording / f"body_idx_{target.body_idx}" / "results"
-            if (self.root / below).is_dir():
-                return self.root / below
-        return None
+    def _motion_folder(self, target: Target) -> Path:
+        interactee = self.info[target.recording].interactee_idx
+        return files.parameter_folder(self.root, "smplx", target.recording, target.body_idx, interactee)
 
     def _present_views(self, target: Target) -> list[str]:
-        folder = self.root / "kinect_color" / target.recording
-        return [view for view in target.views if view in VIEWS and (folder / view).is_dir()]
+        return [
+            view
+            for view in target.views
+            if view in VIEWS and files.image_folder(self.root, target.recording, view).is_dir()
+        ]
 
-    def _color_json(self, view: str) -> Path:
-        return self.root / "kinect_cam_params" / f"kinect_{view}" / "Color.json"
+    def _master2world(self, recording: str) -> Tensor:
+        scene = self.info[recording].scene
+        return torch.from_numpy(files.master_to_world(self.root, recording, scene))
 
-    def _calibration(self, target: Target, view: str) -> Path:
-        folder = self.root / "calibrations" / target.recording / "cal_trans"
-        if view == MASTER:
-            return folder / "kinect12_to_world" / f"{self.info[target.recording]['scene_name'].strip()}.json"
-        return folder / TO_MASTER[view]
-
-    def _box_file(self, target: Target, view: str) -> Path:
-        folder = self.root / "keypoints_cleaned" / target.recording / view
-        return folder / f"bbox_idx{target.body_idx}.npz"
-
-    def _master2world(self, target: Target) -> Tensor:
-        return torch.from_numpy(read_matrix(self._calibration(target, MASTER), "trans"))
-
-    def _view(self, target: Target, view: str) -> View:
-        key = (target.recording, view)
+    def _view(self, recording: str, view: str) -> View:
+        key = (recording, view)
         if key not in self._views:
             if view not in self._lenses:
-                self._lenses[view] = Lens(*read_intrinsics(self._color_json(view)), IMAGE_SIZE)
-            view2master = (
-                torch.eye(4, dtype=torch.float64)
-                if view == MASTER
-                else torch.from_numpy(read_matrix(self._calibration(target, view), "trans"))
-            )
+                self._lenses[view] = files.view_lens(self.root, view)
+            view2master = torch.from_numpy(files.view_to_master(self.root, recording, view))
             self._views[key] = View(
                 view,
                 self._lenses[view],
-                (self._master2world(target) @ view2master).float(),
+                (self._master2world(recording) @ view2master).float(),
                 torch.linalg.inv(view2master).float(),  # = inv(cam2world) @ master2world
-                self.root / "kinect_color" / target.recording / view,
+                files.image_folder(self.root, recording, view),
             )
         return self._views[key]
-
-
-def _openpose(folder: Path, frame: str, body_idx: int) -> np.ndarray:
-    """(25, 3) x, y, confidence of one person in the raw image; zeros where nobody was detected."""
-    path = folder / f"{frame}_keypoints.json"
-    people = read_json(path).get("people", []) if path.is_file() else []
-    points = people[body_idx].get("pose_keypoints_2d", []) if body_idx < len(people) else []
-    if len(points) != 3 * NUM_POINTS:
-        return np.zeros((NUM_POINTS, 3), np.float32)
-    points = np.asarray(points, np.float32).reshape(NUM_POINTS, 3)  # (75,) -> (25, 3)
-    return np.where(points[:, 2:] > MIN_CONFIDENCE, points, 0)
 
 
 def _undistorted_keypoints(keypoints: np.ndarray, lens: Lens) -> Tensor:

@@ -11,33 +11,18 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from models.mask_transformer.data.base import ClipDataset
-from models.mask_transformer.data.crops import DEFAULT_RESOLUTION, CropReader, Lens, boxes_of_joints
+from models.mask_transformer.data.crops import DEFAULT_RESOLUTION, CropReader, boxes_of_joints
 from models.mask_transformer.data.items import LocalBody, body_entries, camera_entries, local_body
-from models.mask_transformer.data.recordings import (
-    Boxes,
-    Motion,
-    load_bodies,
-    read_boxes,
-    read_intrinsics,
-    read_matrix,
-    read_motion,
-    require_complete,
-)
+from models.mask_transformer.data.recordings import Motion, load_bodies, read_motion, require_complete
 from models.mask_transformer.data.windows import windows_of
 from moro.errors import MoroError
 from moro.geometry.frames import world2cano
+from moro.geometry.lens import Lens
+from moro.io import prox_files as files
+from moro.io.prox_files import RECORDINGS, gender_of
+from moro.io.scenes import Boxes
 
-RECORDINGS = (
-    "MPH1Library_00034_01", "N0Sofa_00034_01", "N0Sofa_00034_02", "N0Sofa_00141_01", "N0Sofa_00145_01",
-    "N3Library_00157_01", "N3Library_00157_02", "N3Library_03301_01", "N3Library_03301_02",
-    "N3Library_03375_01", "N3Library_03375_02", "N3Library_03403_01", "N3Library_03403_02",
-    "N3Office_00034_01", "N3Office_00139_01", "N3Office_00150_01", "N3Office_00153_01", "N3Office_00159_01",
-    "N3Office_03301_01",
-)  # fmt: skip
 DEBUG = "N0Sofa_00145_01"
-FEMALE = (162, 3452, 159, 3403)  # subjects
-IMAGE_SIZE = (1920, 1080)
-BOX_SCRIPT = "scripts.preprocess.process_prox_bbox"
 
 
 @dataclass(frozen=True)
@@ -80,6 +65,7 @@ class ProxDataset(ClipDataset):
         contact_threshold: float = 0.3,
         contact_hand: bool = False,
         resolution: tuple[int, int] = DEFAULT_RESOLUTION,
+        max_unreadable: float = 0.05,
         compat: bool = True,
     ) -> None:
         super().__init__()
@@ -92,7 +78,7 @@ class ProxDataset(ClipDataset):
             for recording in recordings
             for start, stop in windows_of(len(recording), clip_len, overlap_len)
         ]
-        self.reader = CropReader(resolution, mirror=True)
+        self.reader = CropReader(resolution, max_unreadable=max_unreadable, mirror=True)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -128,7 +114,7 @@ class ProxDataset(ClipDataset):
         return boxes_of_joints(person.joints(), K, dist_coeffs if self.compat else None)
 
     def _detected_boxes(self, boxes: Boxes, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        center, scale = boxes.center[start:stop], boxes.scale[start:stop]
+        center, scale = boxes.centers[start:stop], boxes.scales[start:stop]
         if not self.compat:
             center, scale = self.lens.undistort_boxes(boxes.bboxes[start:stop], mirror=True)
         return torch.from_numpy(center).float(), torch.from_numpy(scale).float()
@@ -148,7 +134,7 @@ def build(cfg: DictConfig, split: str) -> ProxDataset:
     recordings = read_recordings(root, [DEBUG] if cfg.debug else names, dataset.gt_bbox, not cfg.compat)
     return ProxDataset(
         recordings,
-        Lens(*read_intrinsics(root / "calibration" / "Color.json"), IMAGE_SIZE),
+        files.colour_lens(root),
         clip_len=dataset.clip_len,
         overlap_len=dataset.overlap_len,
         bm_path=dataset.bm_path,
@@ -156,16 +142,9 @@ def build(cfg: DictConfig, split: str) -> ProxDataset:
         contact_threshold=dataset.contact_vel_thres,
         contact_hand=dataset.contact_hand,
         resolution=tuple(dataset.crop_res or DEFAULT_RESOLUTION),
+        max_unreadable=dataset.max_unreadable,
         compat=cfg.compat,
     )
-
-
-def gender_of(recording: str) -> str:
-    """Of the subject, the second part of the recording's name."""
-    parts = recording.split("_")
-    if len(parts) != 3 or not parts[1].isdigit():
-        raise MoroError(f"'{recording}' is no PROX recording; names look like {DEBUG}.")
-    return "female" if int(parts[1]) in FEMALE else "male"
 
 
 def read_recordings(
@@ -173,7 +152,7 @@ def read_recordings(
 ) -> list[Recording]:
     """The named recordings; without pseudo ground truth the frames are those of the images.
 
-    interpolate  see `read_boxes`
+    interpolate  see `Boxes.interpolated`
     """
     if not root.is_dir():
         raise MoroError(f"PROX not found at {root}; unpack it there or set dataset.dataset_root.")
@@ -186,35 +165,26 @@ def read_recordings(
 
 def _problems(root: Path, name: str, gt_bbox: bool) -> list[str]:
     gender_of(name)  # a name that is none is said first
-    needed = [root / "recordings" / name / "Color", _world_file(root, name), root / "calibration/Color.json"]
+    needed = [files.image_folder(root, name), files.world_file(root, name), files.lens_file(root)]
     if gt_bbox:
-        needed.append(_motion_folder(root, name))
+        needed.append(files.parameter_folder(root, name))
     lacking = [str(path.relative_to(root)) for path in needed if not path.exists()]
-    if not gt_bbox and not _box_file(root, name).is_file():
-        lacking.append(f"boxes (run {BOX_SCRIPT})")
+    if not gt_bbox and not files.box_file(root, name).is_file():
+        lacking.append(f"boxes (run {files.BOX_SCRIPT})")
     return lacking
 
 
 def _recording(root: Path, name: str, gt_bbox: bool, interpolate: bool) -> Recording:
-    images, folder = root / "recordings" / name / "Color", _motion_folder(root, name)
+    images, folder = files.image_folder(root, name), files.parameter_folder(root, name)
     motion = None
     if folder.is_dir():
         motion = read_motion(folder, root.parent / "prox_preprocess" / f"{name}.npz")
     frames = motion.frames if motion is not None else sorted(path.stem for path in images.glob("*.jpg"))
     if not frames:
         raise MoroError(f"{images} holds no .jpg images; unpack the recording again.")
-    boxes = None if gt_bbox else read_boxes(_box_file(root, name), frames, BOX_SCRIPT, interpolate)
-    cam2world = torch.from_numpy(read_matrix(_world_file(root, name))).float()
+    boxes = None
+    if not gt_bbox:
+        boxes = files.person_boxes(root, name)
+        boxes = (boxes.interpolated() if interpolate else boxes).select(frames)
+    cam2world = torch.from_numpy(files.camera_to_world(root, name)).float()
     return Recording(name, frames, motion, boxes, cam2world, images)
-
-
-def _motion_folder(root: Path, name: str) -> Path:
-    return root / "PROXD_filled" / name / "results"
-
-
-def _world_file(root: Path, name: str) -> Path:
-    return root / "cam2world" / f"{name.split('_')[0]}.json"
-
-
-def _box_file(root: Path, name: str) -> Path:
-    return root / "keypoints_openpose" / name / "bbox.npz"
