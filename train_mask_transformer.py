@@ -7,6 +7,7 @@ Every key is explained in configs/config.yaml; the stages and their order in the
 """
 
 import logging
+from pathlib import Path
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
@@ -14,6 +15,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger
 
 from models.mask_transformer.build import (
     RunPaths,
+    build_lifting,
     build_system,
     choose_checkpoint,
     load_weights,
@@ -41,11 +43,24 @@ def main(cfg: DictConfig) -> None:
 
 def train(cfg: DictConfig, paths: RunPaths, data: MotionDataModule) -> None:
     checkpoint = cfg.resume_ckpt or paths.last
+    if cfg.model.task == "backbone":
+        fit(cfg, paths, build_lifting(cfg), data, checkpoint)
+        return
     system = build_system(cfg, initialise=not cfg.resume)
     if cfg.resume or cfg.resume_weights_only:
         log.info("resuming %s from %s", "weights" if cfg.resume_weights_only else "the run", checkpoint)
-        load_weights(system, checkpoint, strict=cfg.resume)  # the optimiser and the step count come with fit
+        written_by_us = load_weights(system, checkpoint, strict=cfg.resume)
+        if cfg.resume and not written_by_us:  # the optimiser's state and the step count come with fit
+            raise MoroError(
+                f"{checkpoint} is of the original code, whose optimiser state does not fit here; go on from its "
+                "weights with resume_weights_only=true"
+            )
     provide_stats(system, cfg, data)
+    fit(cfg, paths, system, data, checkpoint)
+
+
+def fit(cfg: DictConfig, paths: RunPaths, system: pl.LightningModule, data: MotionDataModule,
+        checkpoint: str | Path) -> None:
     callbacks = training_callbacks(paths.checkpoints, cfg.checkpoint_every)
     trainer = make_trainer(cfg, paths, callbacks=callbacks)
     trainer.fit(system, data, ckpt_path=checkpoint if cfg.resume else None, weights_only=True)

@@ -12,17 +12,19 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from models.backbones import build_backbone
+from models.backbones.base import Backbone
 from models.mask_transformer.data.module import MotionDataModule
+from models.mask_transformer.lifting import LiftingSystem
 from models.mask_transformer.losses import H36M_ORDER, LossWeights, MoRoLoss
 from models.mask_transformer.network import MaskTransformer, MotionImageTransformer
 from models.mask_transformer.smoother import TokenSmoother
-from models.mask_transformer.system import MoRoSystem, own_tensors
+from models.mask_transformer.system import MoRoSystem
 from models.mesh_vq_vae.network import build_mesh_vqvae, load_mesh_vqvae
 from moro.body.loading import load_body_model
 from moro.body.model import BodyModel
 from moro.errors import MoroError
 from moro.geometry.trajectory import TrajectoryStats
-from moro.io.weights import load_strict, load_tensors, save_tensors
+from moro.io.weights import load_strict, load_tensors, own_tensors, save_tensors
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +59,9 @@ def resolve_paths(cfg: DictConfig) -> tuple[DictConfig, RunPaths]:
     if cfg.benchmark:
         for branch in ("motion", "image"):
             cfg.model[f"{branch}_ckpt"] = _stage_checkpoint(cfg, branch, run)
+        weights = cfg.model.backbone.weights
+        if weights and not Path(weights).suffix:  # a stage, not a file
+            cfg.model.backbone.weights = str(run / weights / "checkpoints" / "last.ckpt")
         if cfg.subtag:
             cfg.benchmark = f"{cfg.benchmark}_{cfg.subtag}"
         stage = run / cfg.benchmark
@@ -189,6 +194,11 @@ def build_system(cfg: DictConfig, initialise: bool = True) -> MoRoSystem:
     return system
 
 
+def build_lifting(cfg: DictConfig) -> LiftingSystem:
+    """The system of option=backbone_pretrain."""
+    return LiftingSystem(cfg, build_backbone(cfg.model.backbone))
+
+
 # -------------------------------------------------------------------------------------------------- weights
 
 
@@ -197,7 +207,7 @@ def _initialise(system: MoRoSystem, cfg: DictConfig) -> None:
     model = cfg.model
     mask_row = None
     if system.backbone is not None and model.backbone.weights and not model.backbone.image_ckpt:
-        load_strict(system.backbone.model, load_tensors(model.backbone.weights)[0], model.backbone.weights)
+        _load_backbone(system.backbone, model.backbone.weights)
     former = system.mask_transformer.dst_former
     if model.dst_former.motion_ckpt:
         tensors = _hand_over(system, model.dst_former.motion_ckpt)
@@ -217,6 +227,16 @@ def _initialise(system: MoRoSystem, cfg: DictConfig) -> None:
     system.mask_transformer.load_codebook(system.vqvae.get_codebook(), mask_row)
 
 
+def _load_backbone(backbone: Backbone, path: str) -> None:
+    """Strictly: an image network's own file, or the checkpoint of backbone_pretrain (`backbone.*`)."""
+    tensors = load_tensors(path)[0]
+    own = {name.removeprefix("backbone."): v for name, v in tensors.items() if name.startswith("backbone.")}
+    if own:
+        load_strict(backbone, own, path)
+    else:
+        load_strict(backbone.model, tensors, path)
+
+
 def _take_smoother(system: MoRoSystem, tensors: Mapping[str, Tensor], where: str) -> None:
     """The smoother of an earlier stage, if both have one."""
     if system.smoother is not None and any(name.startswith("smoother.") for name in tensors):
@@ -232,7 +252,7 @@ def _hand_over(system: MoRoSystem, path: str) -> dict[str, Tensor]:
         )
     tensors, metadata = load_tensors(path)
     system.use_metadata({key: value for key, value in metadata.items() if key != "task"}, path)
-    return own_tensors(tensors)
+    return own_tensors(tensors, path)
 
 
 def take(
@@ -262,19 +282,21 @@ def take(
     return len(fitting)
 
 
-def load_weights(system: MoRoSystem, path: str | Path, strict: bool = True) -> None:
+def load_weights(system: MoRoSystem, path: str | Path, strict: bool = True) -> dict[str, str]:
     """All weights of a checkpoint (.ckpt or .safetensors) and its trajectory statistics.
 
-    strict  every tensor must be there and fit; otherwise what fits is taken and the rest logged
+    strict   every tensor must be there and fit; otherwise what fits is taken and the rest logged
+    returns  what the file says of itself; empty for files of the original
     Raises MoroError if it does not fit, or nothing of it does.
     """
     tensors, metadata = load_tensors(path)
-    tensors = own_tensors(tensors)
+    tensors = own_tensors(tensors, str(path))
     if strict:
         load_strict(system, tensors, str(path))
     else:
         take(system, tensors, "", ("",), str(path))
     system.use_metadata(metadata, str(path))
+    return metadata
 
 
 def save_weights(system: MoRoSystem, path: str | Path, half: bool = True) -> None:
@@ -285,16 +307,10 @@ def save_weights(system: MoRoSystem, path: str | Path, half: bool = True) -> Non
     save_tensors(path, dict(system.state_dict()), system.metadata(), half=half)
 
 
-def export_checkpoint(checkpoint: str | Path, path: str | Path, half: bool = True) -> None:
-    """Turn a training checkpoint into a .safetensors file for `model.ckpt_path` or `model.release_ckpt`."""
-    tensors, metadata = load_tensors(checkpoint)
-    save_tensors(path, own_tensors(tensors), metadata, half=half)
-
-
 def provide_stats(system: MoRoSystem, cfg: DictConfig, data: MotionDataModule) -> None:
     """Set the trajectory statistics if the task needs them and no checkpoint brought any (spec: models 3.7).
 
-    From the file `model.trajectory_stats` if it exists, else from the training clips.
+    From the file `model.trajectory_stats` if it exists, else from AMASS or, in training, the open motions.
     """
     if not system.needs_stats:
         return
@@ -302,7 +318,7 @@ def provide_stats(system: MoRoSystem, cfg: DictConfig, data: MotionDataModule) -
     if path is not None and Path(path).is_file():
         system.set_trajectory_stats(TrajectoryStats.load(path))
         _log.info("trajectory statistics: %s", path)
-    elif cfg.mode == "train":
+    elif cfg.mode == "train" or cfg.dataset.name != "open":
         system.set_trajectory_stats(data.trajectory_stats())
         _log.info("trajectory statistics: %s", json.loads(system.metadata()["trajectory_stats"]))
     else:

@@ -204,7 +204,7 @@ class MoRoLoss(nn.Module):
         batch: Mapping[str, Tensor],
         output: TransformerOutput,
         labels: Tensor,
-        mesh: Tensor,
+        mesh: Tensor | None,
         frames: slice,
         stats: TrajectoryStats | None,
     ) -> dict[str, Tensor]:
@@ -212,12 +212,16 @@ class MoRoLoss(nn.Module):
 
         batch   see spec: models 0.4, and cano_traj_clean (motion)
         labels  (B, F, J)         true ids, mask_id where none
-        mesh    (B, F', V, 3)     differentiable local mesh of the frames `frames`
+        mesh    (B, F', V, 3)     differentiable local mesh of the frames `frames`; None: the true joints take
+                                  its place, and terms of the mesh itself are left out
         stats   normalisation of output.cano_traj; None in task image
         """
         losses = {"ce": code_loss(output.logits, labels, self.mask_id, self.weights.focal_gamma)}
-        losses["v3d_local"] = distance(mesh, batch["mesh"][:, frames], self.weights.loss_type)
-        joints = self.joint_regressor @ mesh  # (B, F', 22, 3)
+        if mesh is None:
+            joints = batch["local_joints"][:, frames]
+        else:
+            losses["v3d_local"] = distance(mesh, batch["mesh"][:, frames], self.weights.loss_type)
+            joints = self.joint_regressor @ mesh  # (B, F', 22, 3)
         if self.task in ("motion", "video"):
             losses |= self._relative_terms(batch, output, joints, frames, stats)
         if self.task in ("image", "video"):
@@ -268,7 +272,7 @@ class MoRoLoss(nn.Module):
         self,
         batch: Mapping[str, Tensor],
         output: TransformerOutput,
-        mesh: Tensor,
+        mesh: Tensor | None,
         joints: Tensor,
         frames: slice,
     ) -> dict[str, Tensor]:
@@ -295,7 +299,7 @@ class MoRoLoss(nn.Module):
                 losses[f"j3d_vel{suffix}"] = distance(moved[suffix].diff(dim=1), target.diff(dim=1), kind)
         if self.task == "video":
             losses |= self._smoothness_terms(moved[""], batch, frames, "")
-        if self.task == "image" and not self.use_transl:
+        if self.task == "image" and not self.use_transl and mesh is not None:
             losses |= self._weak_term(batch, output, mesh, frames)
         return losses
 

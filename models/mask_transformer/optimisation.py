@@ -1,11 +1,27 @@
-"""Learning-rate schedules from configuration (spec: models 7.5)."""
+"""Optimiser and learning-rate schedules from configuration (spec: models 3.12, 7.5)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch.optim import Optimizer, lr_scheduler
+from torch import nn
+from torch.optim import AdamW, Optimizer, lr_scheduler
 
 from moro.errors import MoroError
+
+
+def build_optimizer(parameters: Iterable[nn.Parameter], optim: Mapping[str, Any]) -> dict[str, Any]:
+    """AdamW on what is trained and the schedule of `optim.scheduler`, as Lightning wants them.
+
+    optim  lr, weight_decay, scheduler (see `build_scheduler`; None: constant rate)
+    """
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    optimizer = AdamW(trained, lr=optim["lr"], weight_decay=optim["weight_decay"])
+    schedule = optim.get("scheduler")
+    if schedule is None:
+        return {"optimizer": optimizer}
+    interval = schedule.get("interval", "epoch")
+    scheduler = build_scheduler(optimizer, schedule)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": interval}}
 
 
 def build_scheduler(optimizer: Optimizer, spec: Mapping[str, Any]) -> lr_scheduler.LRScheduler:

@@ -1,7 +1,6 @@
 """The Lightning system: what happens to a batch in training, validation and test (spec: models 3-6)."""
 
 import json
-import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -30,18 +29,16 @@ from models.mask_transformer.masking import (
 )
 from models.mask_transformer.network import ImageEncoding, MaskTransformer, TransformerOutput
 from models.mask_transformer.noise import add_noise, noise_level
-from models.mask_transformer.optimisation import build_scheduler
+from models.mask_transformer.optimisation import build_optimizer
 from models.mesh_vq_vae.network import MeshVQVAE
 from moro.errors import MoroError
 from moro.geometry.trajectory import TrajectoryStats
+from moro.io.weights import METADATA_KEY, own_tensors
 from moro.metrics import token_accuracy
 
 Batch = dict[str, Any]
-_log = logging.getLogger(__name__)
 
 MESHES_PER_PASS = 64  # frames decoded at once without gradient
-IGNORED_PREFIXES = ("bm_neutral.",)  # body model buffers inside released checkpoints (spec: models 3.1)
-METADATA_KEY = "moro"  # entry of our checkpoints beside `state_dict`
 
 
 @dataclass(frozen=True)
@@ -147,7 +144,9 @@ class MoRoSystem(pl.LightningModule):
                 "the trajectory statistics are missing; set model.trajectory_stats to amass_cum_traj.pkl "
                 "(scripts/compute_trajectory_stats.py makes it) or use a checkpoint that carries them"
             )
-        if "mesh" in batch:
+        if "ids" in batch:  # from a motion cache
+            pass
+        elif "mesh" in batch:
             batch["ids"] = self.tokenise(batch["mesh"])
         else:
             shape = (*batch["bbox"].shape[:2], self.vqvae.num_tokens)
@@ -223,16 +222,19 @@ class MoRoSystem(pl.LightningModule):
         cano_input = self.mask_transformer.dst_former.canonical_input(first.rotation, first.translation)
         return MaskedTokens(predicted.masked_fill(hidden, mask_id), labels), cano_input
 
-    def loss_mesh(self, batch: Batch, logits: Tensor) -> tuple[Tensor, slice]:
-        """What the mesh losses look at: the predicted mesh every `loss.mesh_every` steps, else the true one.
+    def loss_mesh(self, batch: Batch, logits: Tensor) -> tuple[Tensor | None, slice]:
+        """The predicted mesh every `loss.mesh_every` steps, else None; and the frames the losses look at.
 
-        With the true mesh they train the camera alone, at a third of the cost of a step on CPU; the tokens
-        are then trained by their labels.
+        Without a mesh they look at the true joints and train the camera alone, at a third of the cost of a
+        step on CPU; the tokens are then trained by their labels.
         """
-        if (self.global_step + 1) % self.cfg.model.loss.mesh_every == 0:  # logged steps are among these
+        if self.with_mesh():
             return self.differentiable_mesh(logits)
-        frames = self._mesh_frames(logits.shape[2])
-        return batch["mesh"][:, frames], frames
+        return None, self._mesh_frames(logits.shape[2])
+
+    def with_mesh(self) -> bool:
+        """Whether meshes are looked at in this training step; logged steps are among these."""
+        return (self.global_step + 1) % self.cfg.model.loss.mesh_every == 0
 
     def differentiable_mesh(self, logits: Tensor) -> tuple[Tensor, slice]:
         """Local meshes (B, F', V, 3) with gradient to the logits, and their frames (spec: models 5.1)."""
@@ -270,6 +272,8 @@ class MoRoSystem(pl.LightningModule):
         self._seed_step(batch_idx)
         model = self.cfg.model
         batch = self.prepare(batch)
+        if self.with_mesh() and "mesh" not in batch:  # a motion cache has none: what the tokens say
+            batch["mesh"] = self.decode_tokens(self.mask_transformer.embed(batch["ids"]), smooth=False)
         mode = draw_mode(select_scheme(model.mask_scheme, self.global_step), model.scheme_prob)
         output, tokens = self.masked_pass(batch, mode, training=True)
         mesh, frames = self.loss_mesh(batch, output.logits)
@@ -396,16 +400,7 @@ class MoRoSystem(pl.LightningModule):
     # ---------------------------------------------------------------------------- optimiser, checkpoints
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW on what is trained, and the schedule of `optim.scheduler` (spec: models 3.12, 7.5)."""
-        optim = self.cfg.optim
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=optim.lr, weight_decay=optim.weight_decay)
-        schedule = optim.get("scheduler")
-        if schedule is None:
-            return {"optimizer": optimizer}
-        interval = schedule.get("interval", "epoch")
-        scheduler = build_scheduler(optimizer, schedule)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": interval}}
+        return build_optimizer(self.parameters(), self.cfg.optim)
 
     def metadata(self) -> dict[str, str]:
         """What a weight file of ours says beside its tensors; plain strings."""
@@ -432,16 +427,8 @@ class MoRoSystem(pl.LightningModule):
         checkpoint[METADATA_KEY] = self.metadata()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["state_dict"] = own_tensors(checkpoint["state_dict"])
+        checkpoint["state_dict"] = own_tensors(checkpoint["state_dict"], "the checkpoint")
         self.use_metadata(checkpoint.get(METADATA_KEY, {}), "the checkpoint")
-
-
-def own_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without the body model buffers that released checkpoints carry (counted in the log)."""
-    kept = {name: value for name, value in tensors.items() if not name.startswith(IGNORED_PREFIXES)}
-    if len(kept) < len(tensors):
-        _log.info("ignored %d body model tensors of the checkpoint", len(tensors) - len(kept))
-    return kept
 
 
 def read_stats(metadata: Mapping[str, str]) -> TrajectoryStats | None:

@@ -1,7 +1,7 @@
 """Pinhole cameras: projection, the box seen as a direction, weak perspective to metres."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from moro.errors import MoroError
 from moro.geometry.precision import full_precision
@@ -69,3 +69,30 @@ def weak_to_translation(weak: Tensor, bbox: Tensor) -> Tensor:
     apparent = size * weak[..., 6].exp() + 1e-9
     tx, ty = weak[..., 7], weak[..., 8]
     return torch.stack((tx + 2 * bx / apparent, ty + 2 * by / apparent, 2 / apparent), dim=-1)[..., None, :]
+
+
+def translation_to_weak(translation: Tensor, bbox: Tensor) -> Tensor:
+    """Log scale, tx, ty of a pelvis position: undoes `weak_to_translation` (spec: models 3.8).
+
+    translation  (*, 1, 3)  metres, in front of the camera
+    bbox         (*, 3)     from `bbox_condition`
+    returns      (*, 3)
+    """
+    bx, by, size = bbox.unbind(-1)
+    x, y, z = translation.squeeze(-2).unbind(-1)
+    return torch.stack((torch.log(2 / (size * z)), x - bx * z, y - by * z), dim=-1)
+
+
+@full_precision
+def view_rotation(bbox: Tensor) -> Tensor:
+    """Smallest rotation that turns the optical axis to the centre of a box.
+
+    A crop shows a body's orientation relative to this direction, not to the camera.
+    bbox     (*, 3)     from `bbox_condition`
+    returns  (*, 3, 3)
+    """
+    axis = nn.functional.normalize(torch.cat((bbox[..., :2], torch.ones_like(bbox[..., :1])), dim=-1), dim=-1)
+    x, y, z = axis.unbind(-1)
+    k = 1 / (1 + z)
+    rows = (1 - k * x * x, -k * x * y, x, -k * x * y, 1 - k * y * y, y, -x, -y, z)
+    return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))  # (*, 9) -> (*, 3, 3)

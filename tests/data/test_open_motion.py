@@ -10,6 +10,7 @@ import roma
 import torch
 
 from models.mask_transformer.data.items import BodyParameters, local_body, parameters_from_arrays
+from models.mask_transformer.data.module import collate
 from models.mask_transformer.data.open_motion import (
     OpenMotionDataset,
     read_motions,
@@ -274,3 +275,49 @@ def test_bad_options_are_refused(root: Path, body: BodyModel, tmp_path: Path) ->
         _dataset(root, body, clip_len=5, overlap_len=5)
     with pytest.raises(MoroError, match="No .npz motion files"):
         process_mocap.main(["--source", str(tmp_path), "--output", str(tmp_path / "out")])
+
+
+# ---- the motion cache ------------------------------------------------------------------------------------
+
+
+def _ids_of(mesh: torch.Tensor) -> torch.Tensor:
+    """Stands for a tokenizer: two numbers that tell meshes apart."""
+    return (mesh[:, [100, 900], 1] * 1000).round()
+
+
+def test_cached_people_are_the_posed_ones(root: Path, body: BodyModel, tmp_path: Path) -> None:
+    made = _dataset(root, body, motions=3)
+    made.use_cache(tmp_path / "cache", 2, _ids_of)
+    opened = _dataset(root, body, motions=3)
+    opened.use_cache(tmp_path / "cache", 2, pytest.fail)  # nothing is tokenised again
+    person, ids = opened.cache.clip(performance=3, start=5, frames=20)
+    posed = next(made._performance(1, 1))
+    torch.testing.assert_close(person.joints(), posed.joints()[5:25])
+    landmarks = posed.place(posed.output.landmarks())[5:25]
+    torch.testing.assert_close(person.place(person.output.landmarks()), landmarks)
+    assert torch.equal(ids, _ids_of(posed.mesh).long()[5:25])
+    strided, _ = opened.cache.clip(performance=3, start=5, frames=4, stride=3)
+    torch.testing.assert_close(strided.rotation, person.rotation[:12:3])
+
+
+def test_samples_from_the_cache(root: Path, body: BodyModel, tmp_path: Path) -> None:
+    dataset = _dataset(root, body, motions=3)
+    dataset.use_cache(tmp_path / "cache", 1, _ids_of)
+    sample, again = dataset[0, 1], dataset[0, 1]
+    assert sample["ids"].shape == (20, 2) and "mesh" not in sample
+    assert sample["landmarks"].shape == (20, 33, 4) and sample["contact_label"].shape == (19, 4)
+    for key in ("landmarks", "rotation", "ids"):
+        assert torch.equal(sample[key], again[key])
+    single = _dataset(root, body, motions=3, clip_len=1, frames_per_draw=4)
+    single.use_cache(tmp_path / "cache", 1, pytest.fail)
+    draw = single[0, 1]
+    assert len(draw) == 4 and all(part["rotation"].shape == (1, 3, 3) for part in draw)
+    assert not any("contact_label" in part for part in draw)
+    batch = collate([draw, single[0, 2]])
+    assert batch["landmarks"].shape == (8, 1, 33, 4) and "lengths" not in batch
+
+
+def test_a_damaged_cache_is_named(root: Path, body: BodyModel, tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    with pytest.raises(MoroError, match="delete the folder"):
+        _dataset(root, body, motions=1).use_cache(tmp_path / "cache", 1, _ids_of)

@@ -126,7 +126,7 @@ def test_mesh_frames_are_a_run_of_neighbours() -> None:
     assert mesh.shape == (2, 3, len(SPHERE.vertices), 3) and frames.stop - frames.start == 3
 
 
-def test_true_meshes_between_predicted_ones() -> None:
+def test_no_mesh_between_predicted_ones() -> None:
     system, data = make("video_train", "model.loss.mesh_every=3")
     batch = system.prepare(first_batch(data))
     output, tokens = system.masked_pass(batch, "full", training=True)
@@ -134,7 +134,7 @@ def test_true_meshes_between_predicted_ones() -> None:
         system._trainer = type("T", (), {"global_step": step})()
         mesh, frames = system.loss_mesh(batch, output.logits)
         losses = system.loss(batch, output, tokens.labels, mesh, frames, system.stats)
-        assert bool(losses["loss_v3d_local"] > 0) == predicted
+        assert (mesh is not None) == ("loss_v3d_local" in losses) == predicted
         assert losses["loss"].requires_grad  # the camera learns in every step
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from models.mask_transformer.data.reading import ImageReader
 from moro.errors import MoroError
 
 NOT_PER_FRAME = ("world2cano", "dist_coeffs")  # keys whose first dimension says nothing about frames
@@ -20,6 +21,8 @@ class ClipDataset(Dataset, ABC):
     hands over (epoch, index) pairs; a plain index means epoch 0.
     """
 
+    reader: ImageReader | None = None  # of data sets with images
+
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
 
@@ -27,10 +30,10 @@ class ClipDataset(Dataset, ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """One sample: the batch keys of spec: models 0.4 without the batch dimension."""
+    def item(self, index: int, rng: np.random.Generator) -> dict[str, Any] | list[dict[str, Any]]:
+        """One sample: the batch keys of spec: models 0.4 without the batch dimension; or a list of samples."""
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any] | list[dict[str, Any]]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         return self.item(index, np.random.default_rng((self.seed, epoch, index)))
 

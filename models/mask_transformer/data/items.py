@@ -33,11 +33,11 @@ class BodyParameters:
 class LocalBody:
     """A body about its own pelvis and where it is: x = rotation · x_local + translation (spec: data 2.2).
 
-    mesh (F, V, 3) · local_joints (F, 22, 3) · root_pos (F, 1, 3) pelvis of the body at zero translation ·
+    mesh (F, V, 3), None if the person comes from a motion cache · local_joints (F, 22, 3) · root_pos (F, 1, 3) pelvis of the body at zero translation ·
     rotation (F, 3, 3) · translation (F, 1, 3) pelvis · output: the body model's own answer (not moved)
     """
 
-    mesh: Tensor
+    mesh: Tensor | None
     local_joints: Tensor
     root_pos: Tensor
     rotation: Tensor
@@ -106,10 +106,11 @@ def body_entries(
     world_joints  (F, 22, 3)  in a frame at rest relative to the ground, for the contact labels
     `offset` is one zero per frame instead of one per vertex: nothing but sums reads it.
     """
+    meshes = {} if item.mesh is None else {"mesh": item.mesh}
     entries = {
-        "mesh": item.mesh,
+        **meshes,
         "local_joints": item.local_joints,
-        "offset": torch.zeros(len(item.mesh), 1, 3),
+        "offset": torch.zeros(len(item.local_joints), 1, 3),
         "root_pos": item.root_pos,
         "rotation": item.rotation,
         "translation": item.translation,

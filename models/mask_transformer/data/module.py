@@ -4,6 +4,7 @@ import importlib
 import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from models.mask_transformer.data.base import NOT_PER_FRAME, ClipDataset
 from models.mask_transformer.data.mixed import MixedDataset
 from moro.errors import MoroError
-from moro.geometry.trajectory import TrajectoryStats, stats_from_clips
+from moro.geometry.trajectory import STATISTICS_CLIP_LENGTH, TrajectoryStats, stats_from_clips
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ FORMATS = {
 }
 SPLITS = ("train", "val", "test")
 TEST_ONLY = ("rich", "prox")
-NO_VALIDATION = ("coco", "mpii", "mpi_inf_3dhp")  # members of a mixture without a validation split
+NO_VALIDATION = ("h36m", "mpi_inf_3dhp")  # members of a mixture without a validation split (spec: data 4.3)
 
 
 def build_dataset(cfg: DictConfig, split: str) -> Dataset:
@@ -84,27 +85,61 @@ class MotionDataModule(pl.LightningDataModule):
     def __init__(self, cfg: DictConfig) -> None:
         super().__init__()
         self.cfg = cfg
+        self._members: list[Dataset] = []  # all that were made, for the report
 
     def datasets(self, split: str) -> list[Dataset]:
-        """The members that have this split."""
+        """The members that have this split.
+
+        Raises one MoroError with what all of them lack.
+        """
         dataset = self.cfg.dataset
         if dataset.name != "mixed":
             if split == "train" and dataset.name in TEST_ONLY:
                 raise MoroError(f"{dataset.name} has no training split; use mode=test or another data=")
-            return [build_dataset(self.cfg, split)]
+            return self._built([self.cfg], split)
         names = list(dataset.sub_datasets or [])
         if not names:
             raise MoroError("dataset.name=mixed needs dataset.sub_datasets, e.g. [egobody, bedlam]")
         if split != "train":
             names = [name for name in names if name not in NO_VALIDATION]
-        return [build_dataset(member_config(self.cfg, name), split) for name in names]
+        return self._built([member_config(self.cfg, name) for name in names], split)
+
+    def _built(self, configs: list[DictConfig], split: str) -> list[Dataset]:
+        members, problems = [], []
+        for cfg in configs:
+            try:
+                members.append(build_dataset(cfg, split))
+            except MoroError as error:
+                problems.append(str(error).rstrip("."))
+        if problems:
+            raise MoroError("; ".join(problems))
+        self._members += members
+        return members
+
+    def teardown(self, stage: str) -> None:
+        """At the end of a run: how many images could not be read."""
+        for member in self._members:
+            if (reader := getattr(member, "reader", None)) is not None and (report := reader.report()):
+                _log.warning("%s: %s", type(member).__name__, report)
 
     def trajectory_stats(self) -> TrajectoryStats:
-        """Statistics of the training clips (spec: models 3.7).
+        """Statistics of open motion where that is trained on, else of AMASS (spec: models 3.7, data 2.5).
 
-        Raises MoroError if a data set has no true trajectories.
+        Raises MoroError if AMASS is not there.
         """
-        return stats_from_clips(self._training_set().trajectory_clips())
+        cfg = self.cfg
+        if cfg.dataset.name == "open":
+            return stats_from_clips(self._training_set().trajectory_clips())
+        cfg = cfg if cfg.dataset.name == "amass" else member_config(cfg, "amass")
+        root = Path(cfg.dataset.dataset_root or cfg.dataset.roots.amass)
+        if not root.is_dir():
+            raise MoroError(
+                f"the trajectory statistics are needed, but neither {cfg.model.trajectory_stats} nor AMASS at "
+                f"{root} is there; put the file there (scripts/compute_trajectory_stats.py makes it where AMASS "
+                "is), or use a checkpoint that carries them"
+            )
+        whole = OmegaConf.merge(cfg, {"debug": False, "dataset": {"clip_len": STATISTICS_CLIP_LENGTH}})
+        return stats_from_clips(build_dataset(whole, "train").trajectory_clips())
 
     def train_dataloader(self) -> DataLoader:
         dataset, trainer = self._training_set(), self.trainer
@@ -159,11 +194,12 @@ class MotionDataModule(pl.LightningDataModule):
         )
 
 
-def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Default collation, in which clips of a sequence's end may be shorter: those are padded.
+def collate(items: list[dict[str, Any] | list[dict[str, Any]]]) -> dict[str, Any]:
+    """Default collation of samples and lists of samples, in which clips of a sequence's end may be shorter: those are padded.
 
     A padded batch has the key `lengths` (B,): real frames of each clip. Padding repeats the last frame.
     """
+    samples = [sample for item in items for sample in (item if isinstance(item, list) else [item])]
     lengths = [_num_frames(sample) for sample in samples]
     longest = max(lengths)
     if len(set(lengths)) > 1:

@@ -1,10 +1,11 @@
 """Motion on the open body, watched by nobody (motion stages) or by a simulated detector (camera stages).
 
-Files: docs/data_open.md. A training sample is drawn anew for each (seed, epoch, index): which motion, which
+Files: docs/data_open.md. With a motion cache (motion_cache.py) people are ready-made. A training sample is drawn anew for each (seed, epoch, index): which motion, which
 part, mirrored or not, speed, heading, body shape, camera, occlusion, detector errors. Validation and test are
 fixed.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,6 +26,15 @@ from models.mask_transformer.data.items import (
     camera_entries,
     local_body,
 )
+from models.mask_transformer.data.motion_cache import (
+    CHUNK,
+    CachedMotion,
+    Tokenise,
+    build_cache,
+    cache_key,
+    open_cache,
+)
+from models.mesh_vq_vae.network import load_mesh_vqvae
 from moro.body.loading import load_body_model
 from moro.body.model import BodyModel
 from moro.errors import MoroError
@@ -45,6 +55,7 @@ from moro.synth.skeleton import (
 SPEED = (0.8, 1.25)  # of a training clip relative to the capture
 MIRRORED = 0.5  # share of mirrored training clips
 FAMILY_POWER = 0.5  # a family's share of the samples grows with this power of its length
+SINGLE_FRAME_SPACING = 3  # frames between the samples of one draw
 SINGLE_FRAME_STRIDE = 5  # of the frames per epoch and in validation when the clip length is 1
 BOX_SHIFT, BOX_SHAKE, BOX_SIZE = 0.03, 0.01, 0.06  # training: shares of the box's side; log of its size
 
@@ -89,6 +100,7 @@ class OpenMotionDataset(ClipDataset):
     clip_len     frames per clip
     camera       False: world z-up, nobody watches; True: camera frame, boxes and landmarks
     overlap_len  test: frames shared by neighbouring windows of a sequence
+    frames_per_draw   clip_len 1 with a motion cache: samples made at once, of one performance and camera
     motions      share of the split's motions (up to 1.0) or a number of them; None: all
     """
 
@@ -103,6 +115,7 @@ class OpenMotionDataset(ClipDataset):
         overlap_len: int = 0,
         contact_threshold: float = 0.3,
         contact_hand: bool = False,
+        frames_per_draw: int = 1,
         motions: float | int | None = None,
         world: WorldRanges | None = None,
         seed: int = 0,
@@ -117,15 +130,13 @@ class OpenMotionDataset(ClipDataset):
                 f"dataset.overlap_len={overlap_len} must be less than dataset.clip_len={clip_len}."
             )
         self.split, self.body, self.clip_len, self.camera = split, body, clip_len, camera
-        self.overlap_len, self.contact_threshold, self.contact_hand = (
-            overlap_len,
-            contact_threshold,
-            contact_hand,
-        )
+        self.overlap_len, self.frames_per_draw = overlap_len, frames_per_draw
+        self.contact_threshold, self.contact_hand = contact_threshold, contact_hand
         self.world = world or WorldRanges()
         self.motions = read_motions(Path(root), split, motions)
         self.windows = self._windows()
         self.probability = sampling_probability(self.motions)
+        self.cache: CachedMotion | None = None  # training: see use_cache
         self._sequence: tuple[int, dict[str, Any]] | None = None  # test: the one made last
         zero = torch.zeros(1, body.num_betas)
         with torch.no_grad():
@@ -181,9 +192,55 @@ class OpenMotionDataset(ClipDataset):
             self._sequence = (window.motion, self._sample(motion, times, rng, name=motion.name))
         return _cut(self._sequence[1], window.start, window.stop)
 
-    def _training_item(self, rng: np.random.Generator) -> dict[str, Any]:
+    # ---- the motion cache -----------------------------------------------------------------------------
+
+    def use_cache(self, folder: Path, variants: int, tokenise: Tokenise) -> None:
+        """Take training people from the cache in `folder`, which is made if need be.
+
+        variants  performances of each motion; tokenise: local meshes (F, V, 3) → ids (F, J)
+        """
+        numbers = range(len(self.motions))
+        performances = ((n, self._performance(n, v)) for n in numbers for v in range(variants))
+        count = variants * len(self.motions)
+        self.cache = (
+            open_cache(folder) if folder.is_dir() else build_cache(folder, performances, count, tokenise)
+        )
+        weight = self.probability[self.cache.motion]  # (P,)
+        self._performance_share = weight / weight.sum()
+
+    def _performance(self, number: int, variant: int) -> Iterator[LocalBody]:
+        """A whole motion by one random person, in runs of frames; long enough for a clip."""
+        motion = self.motions[number]
+        rng = np.random.default_rng((self.seed, number, variant))
+        speed = _speed(rng)
+        count = max(STATISTICS_CLIP_LENGTH, int((len(motion) - 1) / speed) + 1)
+        times = self._times(motion, 0.0, speed, count)
+        state = rng.bit_generator.state
+        for part in times.split(CHUNK):
+            rng.bit_generator.state = state  # the same person in all runs
+            yield self._person(motion, part, rng)
+
+    def _cached_person(
+        self, rng: np.random.Generator, frames: int, stride: int = 1
+    ) -> tuple[LocalBody, Tensor]:
+        """A clip of a performance, turned to a random heading, and its token ids (F, J)."""
+        performance = rng.choice(len(self._performance_share), p=self._performance_share)
+        room = self.cache.length[performance] - (frames - 1) * stride
+        person, ids = self.cache.clip(performance, int(rng.integers(room)), frames, stride)
+        turn = torch.eye(4)
+        turn[:3, :3] = _heading(rng.uniform(-np.pi, np.pi))
+        return person.moved(turn), ids
+
+    def _training_item(self, rng: np.random.Generator) -> dict[str, Any] | list[dict[str, Any]]:
+        if self.cache is not None and self.clip_len == 1:
+            person, ids = self._cached_person(rng, self.frames_per_draw, SINGLE_FRAME_SPACING)
+            sample = self._observed(person, rng, name="train") | {"ids": ids}
+            return [_cut(sample, frame, frame + 1) for frame in range(self.frames_per_draw)]
+        if self.cache is not None:
+            person, ids = self._cached_person(rng, self.clip_len)
+            return self._observed(person, rng, name="train") | {"ids": ids}
         motion = self.motions[rng.choice(len(self.motions), p=self.probability)]
-        speed = float(np.exp(rng.uniform(*np.log(SPEED))))
+        speed = _speed(rng)
         room = len(motion) - 1 - (self.clip_len - 1) * speed
         start = rng.uniform(0, room) if room > 0 else rng.uniform(0, max(0.0, len(motion) - 1.0))
         return self._sample(motion, self._times(motion, start, speed, self.clip_len), rng, name="train")
@@ -201,7 +258,10 @@ class OpenMotionDataset(ClipDataset):
         return torch.from_numpy(np.clip(times, 0, last)).float()
 
     def _sample(self, motion: Motion, times: Tensor, rng: np.random.Generator, name: str) -> dict[str, Any]:
-        person = self._person(motion, times, rng)
+        return self._observed(self._person(motion, times, rng), rng, name)
+
+    def _observed(self, person: LocalBody, rng: np.random.Generator, name: str) -> dict[str, Any]:
+        """Batch entries of a person in the world, seen by a random camera if there is one."""
         world_joints = person.joints()
         if not self.camera:
             return body_entries(person, world_joints, self.contact_threshold, self.contact_hand)
@@ -211,7 +271,7 @@ class OpenMotionDataset(ClipDataset):
         entries |= self._observe(seen, camera, rng)
         entries |= {"seq_name": name, "has_transl": True, "true_params": False}
         if self.split == "test":
-            entries["img_paths"] = [f"frame_{frame:05d}" for frame in range(len(times))]
+            entries["img_paths"] = [f"frame_{frame:05d}" for frame in range(len(world_joints))]
         return entries
 
     def _person(self, motion: Motion, times: Tensor, rng: np.random.Generator) -> LocalBody:
@@ -281,18 +341,30 @@ class OpenMotionDataset(ClipDataset):
 def build(cfg: DictConfig, split: str) -> OpenMotionDataset:
     """The data set of one split from the whole configuration; model.task decides whether a camera watches."""
     dataset = cfg.dataset
-    return OpenMotionDataset(
-        dataset.dataset_root or dataset.roots.open,
+    root = Path(dataset.dataset_root or dataset.roots.open)
+    body = load_body_model(dataset.bm_path, dataset.model_type)
+    motions = OpenMotionDataset(
+        root,
         split,
-        load_body_model(dataset.bm_path, dataset.model_type),
+        body,
         clip_len=dataset.clip_len,
         camera=cfg.model.task != "motion",
         overlap_len=dataset.overlap_len,
         contact_threshold=dataset.contact_vel_thres,
         contact_hand=dataset.contact_hand,
+        frames_per_draw=dataset.frames_per_draw,
         motions=8 if cfg.debug else dataset.motions,
         seed=cfg.seed if split == "train" else 0,
     )
+    if split == "train" and dataset.cache_variants:
+        tokenizer = Path(cfg.model.vqvae.model_path)
+        vqvae = load_mesh_vqvae(tokenizer, cfg.model.vqvae)
+        files = (root / "motion" / "index.json", tokenizer)
+        contents = (hashlib.sha256(path.read_bytes()).hexdigest() for path in files)
+        names = ",".join(motion.name for motion in motions.motions)
+        key = cache_key(*contents, body.sha256, names, dataset.cache_variants, cfg.seed)
+        motions.use_cache(Path(dataset.cache or root / "cache") / key, dataset.cache_variants, vqvae.encode)
+    return motions
 
 
 def read_motions(root: Path, split: str, motions: float | int | None = None) -> list[Motion]:
@@ -340,6 +412,10 @@ def sampling_probability(motions: list[Motion]) -> np.ndarray:
     return weight / weight.sum()
 
 
+def _speed(rng: np.random.Generator) -> float:
+    return float(np.exp(rng.uniform(*np.log(SPEED))))
+
+
 def _heading(angle: float) -> Tensor:
     c, s = float(np.cos(angle)), float(np.sin(angle))
     return torch.tensor([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
@@ -359,11 +435,13 @@ def _jitter_box(center: Tensor, scale: Tensor, rng: np.random.Generator) -> tupl
 
 
 def _cut(sample: dict[str, Any], start: int, stop: int) -> dict[str, Any]:
-    """Frames [start, stop) of a whole sequence's sample."""
-    frames = len(sample["mesh"])
+    """Frames [start, stop) of a sample; a single frame has no contact labels."""
+    frames = len(sample["rotation"])
     window = {}
     for key, value in sample.items():
         if key == "contact_label":
+            if stop - start == 1:
+                continue
             value = value[start : stop - 1]
         elif isinstance(value, Tensor | list) and len(value) == frames and key != "world2cano":
             value = value[start:stop]

@@ -1,0 +1,118 @@
+"""Training of a backbone beforehand: single frames to 3D, without tokens and transformer (docs/design.md 3).
+
+The original starts from a ViT trained for human mesh recovery. This is the same for backbones that have no
+such weights: linear heads on the conditioning tokens predict the body as the crop shows it.
+"""
+
+import math
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.backbones.base import Backbone
+from models.mask_transformer.optimisation import build_optimizer
+from moro.geometry.alignment import similarity_align
+from moro.geometry.camera import translation_to_weak, view_rotation
+from moro.geometry.rotation import matrix_to_rot6d, rot6d_to_matrix
+from moro.io.weights import METADATA_KEY
+
+NUM_JOINTS = 22
+# Name, size and weight of what is predicted; lengths in metres.
+TARGETS = {
+    "local": (NUM_JOINTS * 3, 5.0),  # joints in the body's own frame
+    "viewed": (NUM_JOINTS * 3, 5.0),  # joints as turned in the crop
+    "rotation": (6, 1.0),  # body → view direction
+    "weak": (3, 1.0),  # log scale, tx, ty
+}
+
+
+class TokenHead(nn.Module):
+    """What the decoder's first attention can do: each mesh token looks at fixed conditioning tokens.
+
+    So the backbone puts what a mesh token needs where one look finds it.
+    """
+
+    def __init__(self, num_cond: int, dim: int, num_tokens: int, num_codes: int, num_heads: int = 4) -> None:
+        super().__init__()
+        self.looks = nn.Parameter(torch.randn(num_heads, num_tokens, num_cond) * 0.5)
+        self.place = nn.Parameter(torch.randn(num_tokens, dim) * 0.5)
+        self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, num_codes))
+
+    def forward(self, cond: Tensor) -> Tensor:
+        """cond (B, F, N, C) → logits (B, F, J, K)."""
+        heads = cond.unflatten(-1, (len(self.looks), -1)).movedim(-2, 2)  # (B, F, N, C) -> (B, F, h, N, C/h)
+        seen = self.looks.softmax(-1) @ heads  # (B, F, h, J, C/h)
+        return self.mlp(seen.movedim(2, -2).flatten(-2) + self.place)  # (B, F, J, C) -> (B, F, J, K)
+
+
+class LiftingSystem(pl.LightningModule):
+    """A backbone under small heads; in the checkpoint as `backbone.*`, `heads.*` and `token_head.*`.
+
+    The token ids of the batch are a target as well.
+    """
+
+    def __init__(self, cfg: DictConfig, backbone: Backbone) -> None:
+        super().__init__()
+        self.cfg, self.backbone = cfg, backbone
+        num_cond = math.prod(cfg.model.backbone.out_HW)
+        features = num_cond * backbone.out_channels
+        self.heads = nn.ModuleDict({name: nn.Linear(features, size) for name, (size, _) in TARGETS.items()})
+        self.token_head = TokenHead(
+            num_cond, backbone.out_channels, cfg.model.num_tokens, cfg.model.num_codes
+        )
+
+    def forward(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """Predictions (B, F, size) by name, and logits (B, F, J, K) of the mesh tokens."""
+        cond = self.backbone(batch)
+        features = cond.flatten(2)  # (B, F, N, C) -> (B, F, N*C)
+        return {name: head(features) for name, head in self.heads.items()}, self.token_head(cond)
+
+    @torch.no_grad()
+    def targets(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """True values (B, F, size) by name; keys of spec: models 0.4, translation in front of the camera."""
+        viewed = view_rotation(batch["bbox"]).mT @ batch["rotation"]
+        joints = batch["local_joints"]
+        return {
+            "local": joints.flatten(2),
+            "viewed": (joints @ viewed.mT).flatten(2),
+            "rotation": matrix_to_rot6d(viewed),
+            "weak": translation_to_weak(batch["translation"], batch["bbox"]),
+        }
+
+    def losses(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        (predictions, logits), targets = self(batch), self.targets(batch)
+        terms = {name: (predictions[name] - target).abs().mean() for name, target in targets.items()}
+        loss = sum(TARGETS[name][1] * value for name, value in terms.items())
+        if "ids" in batch:
+            terms["ce"] = functional.cross_entropy(logits.flatten(0, -2), batch["ids"].flatten())
+            loss = loss + terms["ce"]
+        return {**terms, "loss": loss}, predictions
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        terms, _ = self.losses(batch)
+        self.log("train/loss", terms["loss"].detach(), prog_bar=True)
+        self.log_dict({f"train/{name}": value.detach() for name, value in terms.items() if name != "loss"})
+        return terms["loss"]
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Losses, and joint errors in millimetres: turned as seen, and after Procrustes alignment."""
+        terms, predictions = self.losses(batch)
+        joints = batch["local_joints"]
+        rotation = view_rotation(batch["bbox"]) @ rot6d_to_matrix(predictions["rotation"])
+        local = predictions["local"].view_as(joints)
+        errors = {
+            "mpjpe": ((local @ rotation.mT) - joints @ batch["rotation"].mT).norm(dim=-1).mean() * 1000,
+            "pa_mpjpe": (similarity_align(local, joints) - joints).norm(dim=-1).mean() * 1000,
+        }
+        logged = {f"val/{name}": value for name, value in {**terms, **errors}.items()}
+        self.log_dict(logged, sync_dist=True, batch_size=len(joints))
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        return build_optimizer(self.parameters(), self.cfg.optim)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[METADATA_KEY] = {"task": "backbone"}
