@@ -1,4 +1,4 @@
-"""The README's commands with tiny sizes in a fresh folder: open data, tokenizer, five stages."""
+"""The README's commands with tiny sizes in a fresh folder: open data, tokenizer, backbone, five stages."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-STAGES = ("pose_pretrain", "motion_pretrain", "image_pretrain", "video_pretrain", "video_train")
+STAGES = ("backbone_pretrain", "pose_pretrain", "motion_pretrain", "image_pretrain", "video_pretrain", "video_train")
 TINY = [
     "preset=open",
     "tag=ci",
@@ -63,7 +63,7 @@ def tokenizer(workplace: Workplace) -> Path:
 
 @pytest.fixture(scope="module")
 def stages(workplace: Workplace, tokenizer: Path) -> Path:
-    """All five stages, each taking up the one before by its own rules."""
+    """The backbone and all five stages, each taking up the one before by its own rules."""
     for stage in STAGES:
         workplace.run("train_mask_transformer.py", f"option={stage}", *tiny_stage(tokenizer, 2))
     return workplace.folder / TRANSFORMER
@@ -76,6 +76,10 @@ def tiny_stage(tokenizer: Path, steps: int) -> list[str]:
         f"model.vqvae.model_path={tokenizer}",
         "optim.warmup_steps=1",
         "model.dst_former.dim_feat=32",
+        "model.backbone.weights=backbone_pretrain",
+        "dataset.motions=8",
+        "dataset.cache_variants=1",
+        "dataset.frames_per_draw=2",
     ]
 
 
@@ -86,7 +90,7 @@ def test_tokenizer_trains_resumes_and_is_tested(workplace: Workplace, tokenizer:
     assert "v2v_error" in output
 
 
-def test_five_stages_train_one_after_the_other(stages: Path) -> None:
+def test_the_stages_train_one_after_the_other(stages: Path) -> None:
     for stage in STAGES:
         assert (stages / stage / "checkpoints" / "last.ckpt").is_file(), stage
         assert list((stages / stage).rglob("metrics.csv")), stage

@@ -1,8 +1,8 @@
 """Motion on the open body, watched by nobody (motion stages) or by a simulated detector (camera stages).
 
-Files: docs/data_open.md. With a motion cache (motion_cache.py) people are ready-made. A training sample is drawn anew for each (seed, epoch, index): which motion, which
-part, mirrored or not, speed, heading, body shape, camera, occlusion, detector errors. Validation and test are
-fixed.
+Files: docs/data_open.md. With a motion cache (motion_cache.py) people are ready-made. A training sample is
+drawn anew for each (seed, epoch, index): which motion, which part, mirrored or not, speed, heading, body
+shape, camera, occlusion, detector errors. Validation and test are fixed.
 """
 
 import hashlib
