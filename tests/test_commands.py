@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-STAGES = ("backbone_pretrain", "pose_pretrain", "motion_pretrain", "image_pretrain", "video_pretrain", "video_train")
+STAGES = ("backbone_pretrain", "pose_pretrain", "motion_pretrain", "image_pretrain", "video_pretrain",
+          "video_train")
 TINY = [
     "preset=open",
     "tag=ci",

@@ -26,7 +26,7 @@ class KeypointBackbone(Backbone):
     high"). A landmark that was not seen is all zeros in the batch; it gets a learned embedding instead of
     what zeros would mean, a place in the box. A residual network on all landmarks adds the frame's context
     to every token: the counterpart of the ViT's depth, for a hundredth of the transformer's time. It is
-    trained beforehand to lift a frame to 3D (option=backbone_pretrain), as the ViT was for human mesh recovery.
+    trained beforehand to lift a frame to 3D (option=backbone_pretrain), as the ViT was for mesh recovery.
     """
 
     def __init__(self, num_landmarks: int = 33, out_channels: int = 64, dim_landmark: int = 24,

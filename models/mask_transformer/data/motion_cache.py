@@ -44,9 +44,9 @@ class StoredLandmarks:
 class CachedMotion:
     """Performances one after another; N frames in all, P performances.
 
-    ids (N, J) int16 · local_joints (N, 22, 3) · landmarks (N, 33, 3) relative to the pelvis
-    · rotation (N, 3, 3) and translation (N, 3) of the pelvis in the z-up world, metres · first, length (P,) · motion
-    (P,) number of the motion a performance is of
+    ids (N, J) int16 · local_joints (N, 22, 3) · landmarks (N, 33, 3) relative to the pelvis · rotation
+    (N, 3, 3) and translation (N, 3) of the pelvis in the z-up world, metres · first, length (P,) ·
+    motion (P,) number of the motion a performance is of
     """
 
     ids: np.ndarray
