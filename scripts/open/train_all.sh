@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Train the open model from raw motion files: data, tokenizer, backbone, five stages, weights for ckpt/open.
+#
+#   scripts/open/train_all.sh <folder of motion files> [tag]        (docs/data_open.md says where motion comes from)
+#
+# A finished stage is not repeated and an interrupted one goes on where it was: call it again. Stages that do not
+# need one another run side by side, one thread each: their operations are too small for two threads to share.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+SOURCE=${1:?usage: scripts/open/train_all.sh <folder of motion files> [tag]}
+TAG=${2:-open}
+PYTHON=${PYTHON:-python}
+TOKENIZER=exp/mesh_vqvae/mesh-vqvae-open-$TAG
+RUN=exp/mask_transformer/MIMO-keypoints-$TAG
+COMMON="preset=open tag=$TAG trainer.enable_progress_bar=false"
+STAGE="$COMMON model.vqvae.model_path=$TOKENIZER/tokenizer.safetensors model.backbone.weights=backbone_pretrain"
+
+# run <folder of the run> <threads> <python arguments ...>: once, resumed if interrupted; wall time to <folder>/times.txt
+run() {
+  local folder=$1 threads=$2 resume=false start
+  shift 2
+  [ -e "$folder/finished" ] && return 0
+  [ -e "$folder/checkpoints/last.ckpt" ] && resume=true
+  mkdir -p "$folder"
+  start=$(date +%s)
+  echo "$(date +%T) $folder (resume=$resume)"
+  OMP_NUM_THREADS=$threads $PYTHON "$@" resume=$resume >>"$folder/output.txt" 2>&1
+  echo "$(($(date +%s) - start)) s" >>"$folder/times.txt"
+  touch "$folder/finished"
+}
+
+stage() { # <stage> <threads> [overrides ...]
+  local name=$1 threads=$2
+  shift 2
+  run "$RUN/$name" "$threads" train_mask_transformer.py "option=$name" $STAGE "$@"
+}
+
+[ -e datasets/open/motion/index.json ] || $PYTHON scripts/preprocess/process_mocap.py --source "$SOURCE"
+run "$TOKENIZER" 2 train_mesh_vqvae.py $COMMON
+
+stage backbone_pretrain 2
+{ stage image_pretrain 1 && stage video_pretrain 1; } &
+pid=$!
+stage pose_pretrain 1 && stage motion_pretrain 1
+wait $pid
+stage video_train 1 trainer.devices=2
+
+for name in video_pretrain video_train; do
+  $PYTHON scripts/convert_checkpoint.py "$RUN/$name/checkpoints/last.ckpt" "$RUN/$name.safetensors" --half
+done
+$PYTHON scripts/convert_checkpoint.py "$RUN/backbone_pretrain/checkpoints/last.ckpt" "$RUN/backbone.safetensors" --half
+echo "weights: $TOKENIZER/tokenizer.safetensors $RUN/{backbone,video_pretrain,video_train}.safetensors"
