@@ -46,12 +46,15 @@ class MixedDataset(ClipDataset):
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        member, chosen = self._plan(epoch)[index]
-        return self.members[member][epoch, int(chosen)]
+        # by the place in the plan: a sample drawn twice in an epoch is augmented in two ways
+        return self._planned(epoch, index, np.random.default_rng((self.seed, epoch, index)))
 
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """Sample `index` of the first epoch's plan."""
-        member, chosen = self._plan(0)[index]
+        return self._planned(0, index, rng)
+
+    def _planned(self, epoch: int, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        member, chosen = self._plan(epoch)[index]
         return self.members[member].item(int(chosen), rng)
 
     def trajectory_clips(self) -> Iterator[tuple[Tensor, Tensor]]:

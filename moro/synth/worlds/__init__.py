@@ -4,8 +4,8 @@ Each format is one module with
 
     write(out: Path, seed: int, size: WorldSize, bodies: Path) -> Path
 
-which writes a data set below `out` with the stand-in body models at `bodies` and returns its root. A new
-format is a new module and a line in FORMATS.
+which writes a data set below `out` with the stand-in body models at `bodies` and returns its root; where a
+module writes several, it has a function for each. A new format is a new module and a line in FORMATS.
 """
 
 import importlib
@@ -19,6 +19,15 @@ FORMATS = {
     "egobody": "moro.synth.worlds.egobody",
     "rich": "moro.synth.worlds.rich",
     "prox": "moro.synth.worlds.prox",
+    "amass": "moro.synth.worlds.motion_files:write_amass",
+    "AMASS_smplx": "moro.synth.worlds.motion_files:write_amass_smplx",
+    "MOYO": "moro.synth.worlds.motion_files:write_moyo",
+    "bedlam_animations": "moro.synth.worlds.motion_files:write_bedlam_animations",
+    "bedlam": "moro.synth.worlds.bedlam",
+    "coco": "moro.synth.worlds.images:write_coco",
+    "mpii": "moro.synth.worlds.images:write_mpii",
+    "h36m": "moro.synth.worlds.images:write_h36m",
+    "mpi_inf_3dhp": "moro.synth.worlds.images:write_mpi_inf_3dhp",
 }
 BODIES = "standin_body_models"
 
@@ -47,4 +56,5 @@ def make_world(
         raise MoroError(f"a world needs 3 frames and 1 recording, not {size.frames} and {size.recordings}")
     bodies = out / BODIES
     write_standin_bodies(bodies, bm_path)
-    return importlib.import_module(FORMATS[name]).write(out, seed, size, bodies)
+    module, _, function = FORMATS[name].partition(":")
+    return getattr(importlib.import_module(module), function or "write")(out, seed, size, bodies)

@@ -258,8 +258,8 @@ def _lens_map(camera: Camera) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """RGB as jpeg."""
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    """RGB as jpeg or png, by the name."""
+    _, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data.tobytes())
 

@@ -10,6 +10,8 @@ import argparse
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[4]))
+
 from models.mesh_vq_vae.data.preprocess.common import Motion, amass_fields, parser, run
 
 SPLITS = {

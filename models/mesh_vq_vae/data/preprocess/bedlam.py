@@ -8,6 +8,8 @@ Every 10th frame of the middle 60 % of `<root>/<person>/<sequence>/*.npz`; for t
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[4]))
+
 from models.mesh_vq_vae.data.preprocess.common import Motion, amass_fields, parser, run
 
 TRIM, SKIP = 0.2, 10

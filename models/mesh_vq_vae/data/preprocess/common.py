@@ -2,20 +2,21 @@
 
 import argparse
 import logging
+import os
 import pickle
 import shutil
-import sys
 import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from moro.errors import MoroError
 from moro.io.atomic import atomic_path
+from moro.parallel import parallel_map
 
 NUM_BETAS = 10
 logger = logging.getLogger(__name__)
@@ -60,32 +61,26 @@ def moyo_fields(file: "np.lib.npyio.NpzFile") -> Arrays:
     return {name: file[name] for name in ("pose_body", "root_orient", "betas", "gender")}
 
 
-def build_split(motions: Iterable[Motion], read: Read, trim: float, skip: int, output: Path) -> Summary:
+def build_split(motions: Iterable[Motion], read: Read, trim: float, skip: int, output: Path,
+                jobs: int = 1) -> Summary:
     """Write one split's npz (spec: data 3.1). An interrupted run goes on where it was.
 
     motions  in the order of the result; read  fields of an open file, None for a file to leave out
     output   <split>.npz; finished parts are kept beside it, in .<split>.parts, until it is written
+    jobs     processes
     Files that cannot be read are reported and left out. MoroError if nothing is left.
     """
     motions, summary, parts = list(motions), Summary(), []
     folder = output.parent / f".{output.stem}.parts"
     folder.mkdir(parents=True, exist_ok=True)
-    for motion in tqdm(motions, desc=output.stem, unit="file", file=sys.stderr, disable=None):
-        key = sha256(f"{motion.path.resolve()} {motion.name} {trim} {skip}".encode()).hexdigest()[:24]
-        part = folder / f"{key}.npz"
-        if not part.is_file():
-            try:
-                fields = _extract(motion, read, trim, skip)
-            except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile,
-                    pickle.UnpicklingError) as error:
-                summary.failed.append((motion.path, f"{type(error).__name__}: {error}"))
-                continue
-            if fields is None:
-                summary.skipped.append(motion.path)
-                continue
-            with atomic_path(part) as temporary:
-                np.savez(temporary, **fields)
-        parts.append(part)
+    work = partial(_make_part, folder=folder, read=read, trim=trim, skip=skip)
+    for motion, made in zip(motions, parallel_map(work, motions, jobs, output.stem)):
+        if isinstance(made, Path):
+            parts.append(made)
+        elif made is None:
+            summary.skipped.append(motion.path)
+        else:
+            summary.failed.append((motion.path, made))
     summary.used = len(parts)
     if not parts:
         raise MoroError(f"No motion for {output}: {len(motions)} files found, {len(summary.failed)} "
@@ -104,6 +99,7 @@ def parser(description: str, default_output: str) -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=description)
     result.add_argument("--root", type=Path, required=True, help="folder of the unpacked data set")
     result.add_argument("--output", type=Path, default=Path(default_output), help="folder of the npz files")
+    result.add_argument("--jobs", type=int, default=min(8, os.cpu_count() or 1), help="processes")
     result.add_argument("--force", action="store_true", help="make splits again that are there already")
     return result
 
@@ -120,11 +116,30 @@ def run(splits: dict[str, list[Motion]], read: Read, trim: float, skip: int,
             if output.is_file() and not arguments.force:
                 logger.info("%s is there already (--force makes it again)", output)
             else:
-                build_split(motions, read, trim, skip, output)
+                build_split(motions, read, trim, skip, output, arguments.jobs)
     except MoroError as error:
         logger.error("error: %s", error)
         return 1
     return 0
+
+
+def _make_part(motion: Motion, folder: Path, read: Read, trim: float, skip: int) -> Path | str | None:
+    """File with one motion's samples, made if it is not there; None without poses, a text if it fails."""
+    try:
+        status = motion.path.stat()
+        source = f"{motion.path.resolve()} {status.st_size} {status.st_mtime_ns} {motion.name} {trim} {skip}"
+        part = folder / f"{sha256(source.encode()).hexdigest()[:24]}.npz"
+        if part.is_file():
+            return part
+        fields = _extract(motion, read, trim, skip)
+    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile,
+            pickle.UnpicklingError) as error:
+        return f"{type(error).__name__}: {error}"
+    if fields is None:
+        return None
+    with atomic_path(part) as temporary:
+        np.savez(temporary, **fields)
+    return part
 
 
 def _extract(motion: Motion, read: Read, trim: float, skip: int) -> Arrays | None:

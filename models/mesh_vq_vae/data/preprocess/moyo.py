@@ -8,6 +8,8 @@ Every 5th frame of the middle 80 % of `<root>/<train|val|test>/*/*/*.npz`.
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[4]))
+
 from models.mesh_vq_vae.data.preprocess.common import Motion, moyo_fields, parser, run
 
 TRIM, SKIP = 0.1, 5
