@@ -94,7 +94,11 @@ class _Pairs(nn.Module):
 
     def mix(self, x: Tensor, coefficient: Tensor) -> Tensor:
         """x (P_in, ..., C), coefficient (E,) → (P_out, ..., C)."""
-        out = _Mix.apply(x.reshape(len(x), -1), coefficient, self)  # (P_in, N) → (P_out, N)
+        flat = x.reshape(len(x), -1)  # (P_in, N)
+        if torch.is_grad_enabled():
+            out = _Mix.apply(flat, coefficient, self)  # (P_out, N)
+        else:  # no graph to be kept, nor to be collected later
+            out = _mix(flat, coefficient, self.columns, self.offsets)
         return out.view(self.num_outputs, *x.shape[1:])
 
 

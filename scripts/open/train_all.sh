@@ -39,8 +39,9 @@ stage() { # <stage> <threads> [overrides ...]
 [ -e datasets/open/motion/index.json ] || $PYTHON scripts/preprocess/process_mocap.py --source "$SOURCE"
 run "$TOKENIZER" 2 train_mesh_vqvae.py $COMMON
 
-stage backbone_pretrain 2
-{ stage image_pretrain 1 && stage video_pretrain 1; } &
+OMP_NUM_THREADS=2 $PYTHON scripts/open/cache_motion.py $STAGE
+
+{ stage backbone_pretrain 1 && stage image_pretrain 1 && stage video_pretrain 1; } &
 pid=$!
 stage pose_pretrain 1 && stage motion_pretrain 1
 wait $pid

@@ -1,0 +1,25 @@
+"""Make the motion cache of the open training data, so that stages which start side by side find it.
+
+    python scripts/open/cache_motion.py [preset=open tag=... model.vqvae.model_path=... key=value ...]
+"""
+
+import logging
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from models.mask_transformer.build import resolve_paths
+from models.mask_transformer.data.module import build_dataset
+from moro.config import ExitOnMoroError, compose_config
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO)
+    with ExitOnMoroError():
+        cfg, _ = resolve_paths(compose_config("config", ["option=pose_pretrain", *sys.argv[1:]]))
+        build_dataset(cfg, "train")
+
+
+if __name__ == "__main__":
+    main()
