@@ -52,8 +52,8 @@ def train(cfg: DictConfig, paths: RunPaths, data: MotionDataModule) -> None:
         written_by_us = load_weights(system, checkpoint, strict=cfg.resume)
         if cfg.resume and not written_by_us:  # the optimiser's state and the step count come with fit
             raise MoroError(
-                f"{checkpoint} is of the original code, whose optimiser state does not fit here; go on from its "
-                "weights with resume_weights_only=true"
+                f"{checkpoint} is of the original code, whose optimiser state does not fit here; go on from "
+                "its weights with resume_weights_only=true"
             )
     provide_stats(system, cfg, data)
     fit(cfg, paths, system, data, checkpoint)

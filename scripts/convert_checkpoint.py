@@ -3,8 +3,9 @@
     python scripts/convert_checkpoint.py exp/.../last.ckpt ckpt/open/video_train.safetensors --half
     python scripts/convert_checkpoint.py ckpt/open/video_train.safetensors somewhere/last.ckpt
 
-Tensors and what our files say of themselves (trajectory statistics, body, connection tables) are kept;
-optimiser state and the body-model buffers of released checkpoints (licensed data) are not.
+Any weight file will do: of the tokenizer, a stage, a backbone, the field of view. Tensors and what our files
+say of themselves (trajectory statistics, body, connection tables) are kept; optimiser state, configurations
+and the body-model buffers of released checkpoints (licensed data) are not.
 """
 
 import argparse
@@ -15,12 +16,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from models.mask_transformer.build import export_checkpoint
-from models.mask_transformer.system import own_tensors
 from moro.config import ExitOnMoroError
 from moro.errors import MoroError
 from moro.io.atomic import atomic_path
-from moro.io.weights import METADATA_KEY, load_tensors
+from moro.io.weights import METADATA_KEY, load_tensors, own_tensors, save_tensors
 
 
 def main() -> None:
@@ -36,15 +35,17 @@ def main() -> None:
 
 def convert(source: Path, target: Path, half: bool = False) -> None:
     """Raises MoroError for an unreadable source or a target of unknown kind."""
+    if target.suffix not in (".safetensors", ".ckpt", ".pth", ".pt"):
+        raise MoroError(f"{target} must end in .safetensors, .ckpt, .pth or .pt.")
+    if half and target.suffix != ".safetensors":
+        raise MoroError(f"--half is for .safetensors, not for {target}.")
     tensors, metadata = load_tensors(source)
-    tensors = own_tensors(tensors)
+    tensors = own_tensors(tensors, str(source))
     if target.suffix == ".safetensors":
-        export_checkpoint(source, target, half)
-    elif target.suffix in (".ckpt", ".pth", ".pt"):
+        save_tensors(target, tensors, metadata, half)
+    else:
         with atomic_path(target) as temporary:
             torch.save({"state_dict": tensors, METADATA_KEY: metadata}, temporary)
-    else:
-        raise MoroError(f"{target} must end in .safetensors, .ckpt, .pth or .pt.")
     print(f"{len(tensors)} tensors, {target.stat().st_size / 1e6:.1f} MB -> {target}")
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from moro.errors import MoroError
 from moro.geometry.image import normalise_image
 from moro.io.weights import load_strict, load_tensors
 
@@ -183,8 +184,8 @@ def load_human_fov(path: str | Path) -> HumanFOV:
 def prepare_image(image: np.ndarray) -> Tensor:
     """image (H, W, 3) uint8 RGB → (3, 256, 256): longer side 256, centred on white, ImageNet-normalised."""
     height, width = image.shape[:2]
-    ratio = INPUT_SIZE / max(height, width)
-    size = (max(1, int(width * ratio)), max(1, int(height * ratio)))
+    shorter = max(1, INPUT_SIZE * min(height, width) // max(height, width))
+    size = (INPUT_SIZE, shorter) if width > height else (shorter, INPUT_SIZE)
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     canvas = np.full((INPUT_SIZE, INPUT_SIZE, 3), 255, np.uint8)
     left, top = (INPUT_SIZE - size[0]) // 2, (INPUT_SIZE - size[1]) // 2
@@ -193,10 +194,19 @@ def prepare_image(image: np.ndarray) -> Tensor:
 
 
 @torch.no_grad()
-def estimate_focal_length(network: HumanFOV, images: Iterable[np.ndarray], height: int) -> float:
+def estimate_focal_length(network: nn.Module, images: Iterable[np.ndarray], height: int) -> float:
     """Median over the images of `height / (2 tan(vfov / 2))`, in pixels.
 
-    images  RGB uint8 frames of one video; a few spread over it are enough, the camera being static.
+    network  HumanFOV in eval mode
+    images   RGB uint8 frames of one video; a few spread over it are enough, the camera being static.
+    height   of the frames
+    Raises MoroError if no image gives an angle that a camera can have.
     """
-    focals = [height / (2 * math.tan(float(network(prepare_image(image)[None])[0]) / 2)) for image in images]
-    return float(np.median(focals))
+    angles = np.array([float(network(prepare_image(image)[None])[0]) for image in images])
+    possible = angles[(angles > 0) & (angles < math.pi)]
+    if not len(possible):
+        raise MoroError(
+            f"HumanFOV finds no field of view between 0 and 180 degrees in {len(angles)} frames; give "
+            "demo.focal_length=<px>"
+        )
+    return float(np.median(height / (2 * np.tan(possible / 2))))

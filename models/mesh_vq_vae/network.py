@@ -11,7 +11,7 @@ from models.mesh_vq_vae.graph_conv import FullyConvAE
 from models.mesh_vq_vae.quantiser import Quantised, make_quantiser
 from moro.body.topology import connection_hash, load_connection_matrices
 from moro.errors import MoroError
-from moro.io.weights import load_strict, load_tensors
+from moro.io.weights import load_strict, load_tensors, own_tensors
 
 
 class Reconstruction(NamedTuple):
@@ -111,15 +111,14 @@ def load_mesh_vqvae(path: str | Path, cfg: DictConfig) -> MeshVQVAE:
     """
     tensors, metadata = load_tensors(path)
     network = build_mesh_vqvae(cfg)
-    load_strict(network, tokenizer_tensors(tensors), str(path))
+    load_strict(network, tokenizer_tensors(tensors, str(path)), str(path))
     check_connection(metadata, network.connection_hash, str(path))
     return network.eval()
 
 
-def tokenizer_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def tokenizer_tensors(tensors: dict[str, Tensor], where: str) -> dict[str, Tensor]:
     """The network's own tensors in a tokenizer file: no prefix, no body model (spec: models 1.8)."""
-    own = {name: value for name, value in tensors.items() if not name.startswith("bm")}
-    return {name.removeprefix("mesh_vqvae."): value for name, value in own.items()}
+    return {name.removeprefix("mesh_vqvae."): value for name, value in own_tensors(tensors, where).items()}
 
 
 def check_connection(metadata: dict[str, str], connection: str, where: str) -> None:

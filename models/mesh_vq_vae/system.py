@@ -125,7 +125,7 @@ class TokenizerSystem(pl.LightningModule):
             if metadata.get(key, own[key]) != own[key]:
                 raise MoroError(f"{where} was trained on the {what} {metadata[key][:16]}, here it is "
                                 f"{own[key][:16]}; set dataset.model_type and bm_path to its body.")
-        load_strict(self.mesh_vqvae, tokenizer_tensors(tensors), where)
+        load_strict(self.mesh_vqvae, tokenizer_tensors(tensors, where), where)
 
 
 def rate_factor(step: int, total: int, schedule: Mapping[str, Any]) -> float:

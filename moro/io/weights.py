@@ -1,9 +1,12 @@
 """Weights on disk: read without running foreign code, loaded whole or not at all (spec: models 8.1, 8.2)."""
 
+import logging
 import pickle
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors
 import safetensors.torch
@@ -14,6 +17,8 @@ from moro.errors import MoroError
 from moro.io.atomic import atomic_path
 
 METADATA_KEY = "moro"  # where our checkpoints keep their metadata
+BODY_MODEL = "bm"  # prefix of body model buffers inside released checkpoints (spec: models 1.8, 3.1)
+_log = logging.getLogger(__name__)
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -21,6 +26,8 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     path      .safetensors (metadata from its header), or a torch file (.ckpt, .pth, .pt): a Lightning
               checkpoint with `state_dict`, or a plain dictionary of tensors; metadata: its entry "moro"
+    Configuration objects, optimiser states and the like beside the weights are not built; a torch file is
+    mapped into memory, so they take no room either.
     MoroError: no such file, unreadable, or no weights inside.
     """
     path = Path(path)
@@ -49,6 +56,12 @@ def load_strict(module: nn.Module, tensors: dict[str, Tensor], where: str) -> No
 
     where  the file, for the message. On an error the module is left as it was.
     """
+    check_fit(module, tensors, where)
+    module.load_state_dict(tensors)
+
+
+def check_fit(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """MoroError of `load_strict`, without loading."""
     own = module.state_dict()
     missing = sorted(own.keys() - tensors.keys())
     unexpected = sorted(tensors.keys() - own.keys())
@@ -59,7 +72,16 @@ def load_strict(module: nn.Module, tensors: dict[str, Tensor], where: str) -> No
     if faults:
         raise MoroError(f"{where} does not fit this {type(module).__name__}: {'; '.join(faults)}; "
                         "use the file made for this configuration.")
-    module.load_state_dict(tensors)
+
+
+def own_tensors(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Without the body model's buffers that released checkpoints carry: licensed data, which comes from the
+    user's own file. They are counted in the log.
+    """
+    kept = {name: value for name, value in tensors.items() if not name.startswith(BODY_MODEL)}
+    if len(kept) < len(tensors):
+        _log.info("%s: ignored %d body model tensors", where, len(tensors) - len(kept))
+    return kept
 
 
 def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -71,13 +93,13 @@ def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _load_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    options = {"map_location": "cpu", "mmap": zipfile.is_zipfile(path)}
     try:
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError:  # some checkpoints carry configs or paths as foreign objects
-            content = torch.load(path, map_location="cpu", weights_only=False, pickle_module=_INERT_PICKLE)
-    except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError,
-            TypeError, IndexError) as error:  # what pickle and zip reading raise on damaged files
+            content = torch.load(path, weights_only=True, **options)
+        except pickle.UnpicklingError:  # some checkpoints carry configurations or paths as foreign objects
+            content = torch.load(path, weights_only=False, pickle_module=_INERT_PICKLE, **options)
+    except Exception as error:  # a damaged file can fail in any way
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise MoroError(f"{path} is not a readable torch file ({reason}); fetch it again.") from error
     weights = content.get("state_dict", content) if isinstance(content, dict) else None
@@ -101,9 +123,13 @@ class _Inert:
 
     def extend(self, items: object) -> None: ...
 
+    def add(self, item: object) -> None: ...
+
 
 class _InertUnpickler(pickle.Unpickler):
-    """Builds tensors and plain containers; every other class or function of the file becomes `_Inert`."""
+    """Builds tensors and plain containers; every other class or function of the file becomes `_Inert`, so
+    that nothing a file names is ever called.
+    """
 
     _allowed = {("collections", "OrderedDict"), ("torch._utils", "_rebuild_tensor_v2"),
                 ("torch._utils", "_rebuild_parameter"), ("torch", "Size")}
@@ -112,7 +138,12 @@ class _InertUnpickler(pickle.Unpickler):
         return super().find_class(module, name) if (module, name) in self._allowed else _Inert
 
 
-_INERT_PICKLE = SimpleNamespace(Unpickler=_InertUnpickler, load=pickle.load, __name__="inert_pickle")
+def _inert_load(file: BinaryIO, **options: Any) -> Any:
+    """In the place of pickle.load, which torch calls on the head of files of its old format."""
+    return _InertUnpickler(file, **options).load()
+
+
+_INERT_PICKLE = SimpleNamespace(Unpickler=_InertUnpickler, load=_inert_load, __name__="inert_pickle")
 
 
 def _single(value: Tensor) -> Tensor:

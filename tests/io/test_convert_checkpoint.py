@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from moro.errors import MoroError
 from moro.io.weights import METADATA_KEY, load_tensors
@@ -14,7 +15,8 @@ def test_round_trip_keeps_tensors_and_metadata(tmp_path: Path) -> None:
     tensors = {"a.weight": torch.randn(3, 4), "n": torch.tensor(7)}
     source = tmp_path / "last.ckpt"
     licensed = {"bm_neutral.bm.v_template": torch.zeros(2, 3)}
-    torch.save({"state_dict": tensors | licensed, METADATA_KEY: {"body_id": "open-3001"}}, source)
+    content = {"state_dict": tensors | licensed, METADATA_KEY: {"body_id": "open-3001"}}
+    torch.save({**content, "hyper_parameters": OmegaConf.create({"a": 1})}, source)
     convert(source, tmp_path / "x.safetensors")
     convert(tmp_path / "x.safetensors", tmp_path / "back.ckpt")
     found, metadata = load_tensors(tmp_path / "back.ckpt")
@@ -30,3 +32,5 @@ def test_half_is_half_and_unknown_endings_are_refused(tmp_path: Path) -> None:
     assert (tmp_path / "h.safetensors").stat().st_size < 400
     with pytest.raises(MoroError, match="must end in"):
         convert(source, tmp_path / "w.onnx")
+    with pytest.raises(MoroError, match="--half is for"):
+        convert(source, tmp_path / "w.ckpt", half=True)

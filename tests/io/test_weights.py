@@ -1,15 +1,23 @@
 """Weight files: formats, strictness with every key named, no foreign code run."""
 
+import argparse
+import collections
+import contextlib
+import logging
 import os
 import pickle
+import pickletools
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
+from pytorch_lightning.utilities.parsing import AttributeDict
 from torch import nn
 
 from moro.errors import MoroError
-from moro.io.weights import METADATA_KEY, load_strict, load_tensors, save_tensors
+from moro.io.weights import METADATA_KEY, load_strict, load_tensors, own_tensors, save_tensors
 
 
 def weights() -> dict[str, torch.Tensor]:
@@ -67,6 +75,64 @@ def test_foreign_objects_are_skipped_and_run_nothing(tmp_path: Path, old_format:
     loaded, _ = load_tensors(tmp_path / "a.ckpt")
     same(loaded, {k: v.detach() for k, v in tensors.items()})
     assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_no_part_of_an_old_file_runs_anything(tmp_path: Path, place: int) -> None:
+    """Torch's old format is several pickles in a row; each of them is an attack once."""
+    torch.save(weights(), tmp_path / "good.pth", _use_new_zipfile_serialization=False)
+    parts = []
+    with (tmp_path / "good.pth").open("rb") as file:
+        for _ in range(5):  # magic number, protocol, system, the object, its storages
+            start = file.tell()
+            for _ in pickletools.genops(file):
+                pass
+            end = file.tell()
+            file.seek(start)
+            parts.append(file.read(end - start))
+        rest = file.read()
+    parts[place] = pickle.dumps(Evil(tmp_path / "owned"), protocol=2)
+    (tmp_path / "bad.pth").write_bytes(b"".join(parts) + rest)
+    with contextlib.suppress(MoroError):  # the system's description may be anything
+        load_tensors(tmp_path / "bad.pth")
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*TorchScript")
+def test_evil_in_the_place_of_tensors_and_scripts_are_refused(tmp_path: Path) -> None:
+    torch.save({"state_dict": Evil(tmp_path / "owned")}, tmp_path / "a.ckpt")
+    with pytest.raises(MoroError, match="holds no dictionary of weights"):
+        load_tensors(tmp_path / "a.ckpt")
+    torch.save({"state_dict": {**weights(), "b": Evil(tmp_path / "owned")}}, tmp_path / "b.ckpt")
+    with pytest.raises(MoroError, match="holds no dictionary of weights"):
+        load_tensors(tmp_path / "b.ckpt")
+    torch.jit.script(nn.Linear(2, 2)).save(tmp_path / "script.pth")
+    with pytest.raises(MoroError, match="TorchScript"):
+        load_tensors(tmp_path / "script.pth")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_configuration_objects_of_lightning_files(tmp_path: Path) -> None:
+    """Objects of omegaconf, argparse, Lightning and the standard library, as files of others carry them."""
+    tensors = weights()
+    hyper = {
+        "omegaconf": OmegaConf.create({"a": [1, {"b": "${a}"}], "c": None}),
+        "argparse": argparse.Namespace(path=Path("x"), flag={1, 2}),
+        "lightning": AttributeDict(lr=1e-4, nested=AttributeDict(x=1)),
+        "standard": collections.defaultdict(list, a=[1]),
+        "numpy": np.float64(1.5),
+        "kind": collections.OrderedDict(device=torch.device("cpu"), dtype=torch.float16),
+        "function": os.getcwd,
+    }
+    torch.save({"state_dict": tensors, "hyper_parameters": hyper, "epoch": 1}, tmp_path / "a.ckpt")
+    same(load_tensors(tmp_path / "a.ckpt")[0], tensors)
+
+
+def test_body_model_is_left_out_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    body = {"bm_neutral.bm.v_template": torch.zeros(3), "bm_neutral.joint_regressor": torch.zeros(2)}
+    with caplog.at_level(logging.INFO):
+        assert own_tensors({**weights(), **body}, "x.ckpt").keys() == weights().keys()
+    assert "x.ckpt: ignored 2 body model tensors" in caplog.text
 
 
 @pytest.mark.parametrize("content", [b"", b"no weights here", pickle.dumps([1, 2], protocol=2)])

@@ -10,7 +10,6 @@ import torch
 from models.mask_transformer import build
 from models.mask_transformer.build import (
     choose_checkpoint,
-    export_checkpoint,
     load_weights,
     provide_stats,
     resolve_paths,
@@ -21,6 +20,7 @@ from moro.config import compose_config
 from moro.errors import MoroError
 from moro.geometry.trajectory import TrajectoryStats
 from moro.io.weights import load_tensors
+from scripts.convert_checkpoint import convert
 from tests.mask_transformer.fake_data import FakeDataModule, small_config, small_system
 
 STATS = TrajectoryStats(torch.arange(9) / 10, torch.ones(9))
@@ -178,7 +178,7 @@ def test_weights_round_trip(suffix: str, half: bool) -> None:
     path = Path("a.ckpt")
     if suffix == ".safetensors":
         path = Path("b.safetensors")
-        export_checkpoint("a.ckpt", path, half)
+        convert(Path("a.ckpt"), path, half)
     target = small_system(small_config("video_train"), seed=5)
     load_weights(target, path)
     tolerance = {"rtol": 1e-3, "atol": 1e-3} if half else {"rtol": 0, "atol": 0}
