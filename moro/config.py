@@ -350,4 +350,5 @@ class ExitOnMoroError:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    """Its sentence; one that comes from a process of a loader is wrapped in that process's traceback."""
+    return " ".join(str(error).rsplit("MoroError: ", 1)[-1].split())

@@ -19,19 +19,21 @@ from moro.errors import MoroError
 from moro.synth.worlds import FORMATS, WorldSize, make_world
 
 logger = logging.getLogger("make_world")
+ALL = "all"
 
 
 def main(argv: list[str] | None = None) -> None:
     args = _parse(argv)
-    root = make_world(args.format, args.out, args.seed, WorldSize(args.frames, args.recordings), args.bm_path)
-    logger.info("wrote %s", root)
+    size = WorldSize(args.frames, args.recordings)
+    for name in list(FORMATS) if args.format == ALL else [args.format]:
+        logger.info("wrote %s", make_world(name, args.out, args.seed, size, args.bm_path))
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--format", choices=list(FORMATS), required=True)
+    parser.add_argument("--format", choices=[*FORMATS, ALL], required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder in which the data set is written")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--frames", type=int, default=12, help="per recording")

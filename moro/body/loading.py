@@ -24,6 +24,13 @@ _SOURCES = {
     "smplx": "SMPL-X comes from https://smpl-x.is.tue.mpg.de",
 }
 
+# SMPL under the names of its own download; elsewhere it is kept as SMPL_<GENDER>.
+_SMPL_DOWNLOADS = {
+    "neutral": "basicmodel_neutral_lbs_10_207_0_v1.1.0",
+    "male": "basicmodel_m_lbs_10_207_0_v1.1.0",
+    "female": "basicmodel_f_lbs_10_207_0_v1.1.0",
+}
+
 _REQUIRED = ("v_template", "f", "weights", "J_regressor", "kintree_table", "shapedirs", "posedirs")
 _OPTIONAL = (
     "joint_names",
@@ -69,7 +76,10 @@ def _find_file(root: Path, model_type: str, gender: str) -> Path:
         raise MoroError(f"unknown gender {gender!r}; use neutral, male or female")
     sex = "NEUTRAL" if model_type in OPEN_TYPES else gender.upper()
     stem = root / model_type / f"{model_type.upper()}_{sex}"
-    for path in (stem.with_suffix(".npz"), stem.with_suffix(".pkl")):
+    candidates = [stem.with_suffix(".npz"), stem.with_suffix(".pkl")]
+    if model_type == "smpl":
+        candidates.append(stem.with_name(f"{_SMPL_DOWNLOADS[gender]}.pkl"))
+    for path in candidates:
         if path.is_file():
             return path
     if model_type in OPEN_TYPES:

@@ -34,6 +34,12 @@ def crop_image(
     return np.asarray(resized)
 
 
+def rotation_margin(upper: np.ndarray, lower: np.ndarray, degrees: float) -> int:
+    """Pixels around a window [upper, lower) that a turn of it looks at (spec: data 2.10)."""
+    side = lower - upper
+    return int(np.linalg.norm(side) / 2 - side[1] / 2) if degrees else 0
+
+
 def crop_image_rotated(
     image: np.ndarray,
     center: np.ndarray,
@@ -48,8 +54,7 @@ def crop_image_rotated(
     returns  (height, width, 3) float32 in [0, 1], resized with OpenCV's bilinear filter; black outside
     """
     upper, lower = crop_window(center, scale)
-    side = lower - upper
-    pad = int(np.linalg.norm(side) / 2 - side[1] / 2) if degrees else 0
+    pad = rotation_margin(upper, lower, degrees)
     window = _cut(image, upper - pad, lower + pad).astype(np.float32)
     if degrees:
         h, w = window.shape[:2]

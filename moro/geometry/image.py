@@ -8,6 +8,7 @@ IMAGE_STD = (0.229, 0.224, 0.225)
 
 
 def normalise_image(image: Tensor) -> Tensor:
-    """image (*, H, W, 3) uint8 RGB → (*, 3, H, W) float32, ImageNet-normalised."""
+    """image (*, H, W, 3) RGB, uint8 or float in [0, 1] → (*, 3, H, W) float32, ImageNet-normalised."""
     mean, std = torch.tensor(IMAGE_MEAN), torch.tensor(IMAGE_STD)
-    return ((image.float() / 255 - mean) / std).movedim(-1, -3)
+    image = image if image.is_floating_point() else image.float() / 255
+    return ((image - mean) / std).movedim(-1, -3)

@@ -1,11 +1,15 @@
 """Stand-ins for the licensed body models: the open body under the names and array keys of the official files.
 
+SMPL, SMPL-H and SMPL-X are one surface here (SMPL-X has eyeballs besides), so their parameters compare.
+
 They load like the official ones but are other bodies: never compare numbers made with them to published ones.
 """
 
+import pickle
 from pathlib import Path
 
 import numpy as np
+import scipy.sparse
 import torch
 import trimesh
 
@@ -23,15 +27,23 @@ _LENGTHS = ("v_template", "shapedirs", "posedirs", "J_template", "J_shapedirs") 
 _EYES = tuple(JOINT_NAMES["smplx"].index(f"{side}_eye_smplhf") for side in ("left", "right"))
 _NOT_IN_SMPLH = (NUM_BODY_JOINTS, *_EYES)  # jaw and eyes
 _HEAD = JOINT_NAMES["smplx"].index("head")
+_HANDS = tuple(JOINT_NAMES["smplx"].index(f"{side}_middle1") for side in ("left", "right"))
+# Rows of the Human3.6M regressor, as the 2-D loss of image_pretrain reads them.
+_H36M = (
+    "pelvis", "left_hip", "left_knee", "left_ankle", "right_hip", "right_knee", "right_ankle", "spine2",
+    "neck", "jaw", "head", "left_shoulder", "left_elbow", "left_wrist", "right_shoulder", "right_elbow",
+    "right_wrist",
+)  # fmt: skip
 _NOTE = "stand-in made of the open body; not an official model"
 
 
 def write_standin_bodies(folder: Path, bm_path: Path) -> None:
-    """Write smplx/SMPLX_*.npz, smplh/SMPLH_*.npz and the two regressors of the evaluation (spec: data 1.1).
+    """Write smplx/SMPLX_*.npz, smplh/SMPLH_*.npz, smpl/SMPL_NEUTRAL.npz and more (spec: data 1.1).
 
     folder   where; files that exist are left alone
     bm_path  has open/OPEN_NEUTRAL.npz
-    Also written: smplx2smpl_sparse.pt and smpl_neutral_J_regressor.pt, fitting these bodies.
+    Also written, fitting these bodies: smplx2smpl_sparse.pt, smpl_neutral_J_regressor.pt,
+    J_regressor_h36m.npy, smpl2smplx_deftrafo_setup.pkl.
     """
     path = bm_path / "open" / "OPEN_NEUTRAL.npz"
     if not path.is_file():
@@ -43,7 +55,10 @@ def write_standin_bodies(folder: Path, bm_path: Path) -> None:
             target = folder / model_type / f"{model_type.upper()}_{gender}.npz"
             if not target.is_file():
                 _write(target, arrays, stature)
+    if not (folder / "smpl" / "SMPL_NEUTRAL.npz").is_file():
+        _write(folder / "smpl" / "SMPL_NEUTRAL.npz", _without_fingers(source), STATURE["NEUTRAL"])
     _write_regressors(folder, models["smplx"], models["smplh"])
+    _write_for_images(folder, source, len(models["smplx"]["v_template"]))
 
 
 def _write(path: Path, arrays: dict[str, np.ndarray], stature: float) -> None:
@@ -81,6 +96,21 @@ def _without_face(source: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     kept = np.setdiff1d(np.arange(len(JOINT_NAMES["smplx"])), _NOT_IN_SMPLH)
     arrays = _official(source, kept)
     arrays["weights"][:, _HEAD] += source["weights"][:, list(_NOT_IN_SMPLH)].sum(1)
+    return arrays
+
+
+def _without_fingers(source: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """SMPL: one joint for each hand; what the fingers moved moves with it."""
+    kept = np.array([*range(NUM_BODY_JOINTS), *_HANDS])
+    arrays = _official(source, kept)
+    arrays["weights"][:, _HEAD] += source["weights"][:, list(_NOT_IN_SMPLH)].sum(1)
+    for number, side in enumerate(("left", "right")):
+        fingers = [
+            joint
+            for joint, name in enumerate(JOINT_NAMES["smplx"])
+            if joint > max(_NOT_IN_SMPLH) and name.startswith(side) and joint not in _HANDS
+        ]
+        arrays["weights"][:, NUM_BODY_JOINTS + number] += source["weights"][:, fingers].sum(1)
     return arrays
 
 
@@ -123,3 +153,19 @@ def _write_regressors(folder: Path, smplx: dict[str, np.ndarray], smplh: dict[st
         if not (folder / name).is_file():
             with atomic_path(folder / name) as temporary:
                 torch.save(tensor, temporary)
+
+
+def _write_for_images(folder: Path, source: dict[str, np.ndarray], num_smplx: int) -> None:
+    """The Human3.6M regressor (17, V), and the map from SMPL to SMPL-X as its authors publish it."""
+    V = len(source["v_template"])
+    path = folder / "J_regressor_h36m.npy"
+    if not path.is_file():
+        rows = [JOINT_NAMES["smplx"].index(name) for name in _H36M]
+        with atomic_path(path) as temporary:
+            np.save(temporary, source["J_regressor"][rows].astype(np.float64))
+    path = folder / "smpl2smplx_deftrafo_setup.pkl"
+    if not path.is_file():
+        same = scipy.sparse.eye_array(num_smplx, 2 * V, format="csr").tolil()
+        same[V:] = 0  # eyeballs come from nowhere
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(pickle.dumps({"mtx": scipy.sparse.csr_matrix(same)}, protocol=2))
