@@ -27,6 +27,7 @@ _log = logging.getLogger(__name__)
 
 LAYOUT = 1  # of the files; a change makes old folders stale
 CHUNK = 256  # frames posed at once
+FIRST_ROWS = 65_536  # a large array from the start
 Tokenise = Callable[[Tensor], Tensor]  # local meshes (F, V, 3) → ids (F, J)
 
 
@@ -102,7 +103,7 @@ def build_cache(
 
     performances  (number of the motion, the person in runs of frames); count: how many, for the progress bar
     """
-    rows: dict[str, list[np.ndarray]] = {name: [] for name in ARRAYS}
+    rows = {name: _Rows() for name in ARRAYS}
     total = 0
     for motion, parts in tqdm(performances, total=count, desc="motion cache", unit="clip", disable=None):
         length = 0
@@ -110,13 +111,13 @@ def build_cache(
             _append(rows, person, tokenise(person.mesh))
             length += len(person.local_joints)
         for name, value in (("first", total), ("length", length), ("motion", motion)):
-            rows[name].append(np.array([value], dtype=np.int64))
+            rows[name].extend(np.array([value], dtype=np.int64))
         total += length
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
     try:
-        for name, parts in rows.items():
-            np.save(temporary / f"{name}.npy", np.concatenate(parts))
+        for name, column in rows.items():
+            np.save(temporary / f"{name}.npy", column.array())
         (temporary / "about.json").write_text(json.dumps({"performances": count, "frames": total}))
         if not folder.exists():  # another process may have been faster
             temporary.rename(folder)
@@ -126,7 +127,28 @@ def build_cache(
     return open_cache(folder)
 
 
-def _append(rows: dict[str, list[np.ndarray]], person: LocalBody, ids: Tensor) -> None:
+class _Rows:
+    """A growing array. Not a list of small arrays: those, between the large passing ones of posing and
+    tokenising, would keep gigabytes of freed memory from being used again."""
+
+    def __init__(self) -> None:
+        self.buffer: np.ndarray | None = None
+        self.count = 0
+
+    def extend(self, part: np.ndarray) -> None:
+        if self.buffer is None:
+            self.buffer = np.empty((FIRST_ROWS, *part.shape[1:]), part.dtype)
+        end = self.count + len(part)
+        while end > len(self.buffer):
+            self.buffer = np.concatenate([self.buffer, np.empty_like(self.buffer)])
+        self.buffer[self.count : end] = part
+        self.count = end
+
+    def array(self) -> np.ndarray:
+        return self.buffer[: self.count]
+
+
+def _append(rows: dict[str, _Rows], person: LocalBody, ids: Tensor) -> None:
     values = {
         "ids": ids.to(torch.int16),
         "local_joints": person.local_joints,
@@ -135,4 +157,4 @@ def _append(rows: dict[str, list[np.ndarray]], person: LocalBody, ids: Tensor) -
         "translation": person.translation[:, 0],
     }
     for name, value in values.items():
-        rows[name].append(value.numpy())
+        rows[name].extend(value.numpy())
