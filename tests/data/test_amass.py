@@ -1,8 +1,10 @@
 """AMASS: the 30 fps arrays, their making, clips of them, the trajectory statistics."""
 
+import functools
 import pickle
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from models.mask_transformer.data import amass as module
 from models.mask_transformer.data.amass import AmassDataset
 from models.mask_transformer.data.module import MotionDataModule
 from moro.body.model import BodyModel
@@ -24,6 +27,15 @@ from scripts.preprocess import process_amass
 
 F = 30  # frames of a clip here: two from each of the recordings of 64
 RECORDINGS = 2  # per subset
+load_once = functools.cache(module.load_body_model)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_body() -> Iterator[None]:
+    """Most of what a data set costs here is the reading of its body."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "load_body_model", load_once)
+        yield
 
 
 @pytest.fixture(scope="module")
