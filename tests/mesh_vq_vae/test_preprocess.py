@@ -1,12 +1,16 @@
 """Tokenizer files from generated AMASS, BEDLAM and MOYO folders."""
 
+import subprocess
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
 from models.mesh_vq_vae.data.dataset import BodyParameters
 from models.mesh_vq_vae.data.preprocess import amass, bedlam, common, moyo
+from moro.synth.worlds import WorldSize, make_world
 
 
 def write_amass(path: Path, frames: int, seed: int, gender: object = "neutral",
@@ -108,6 +112,32 @@ def test_moyo(tmp_path: Path) -> None:
     test = np.load(tmp_path / "out" / "test.npz")
     np.testing.assert_array_equal(test["pose_body"], body[4:36:5])
     assert test["betas"].shape == (7, 10) and set(test["name"]) == {"Bridge.npz"}
+
+
+@pytest.mark.parametrize(("name", "script", "raw"), [
+    ("AMASS_smplx", amass, "AMASS_raw"), ("MOYO", moyo, "MOYO_raw"),
+    ("bedlam_animations", bedlam, "neutral_ground_truth_motioninfo"),
+])
+def test_files_of_a_small_world(name: str, script: ModuleType, raw: str, tmp_path: Path,
+                                repository: Path) -> None:
+    """What the scripts make of the released files is what the world holds; the loader reads it."""
+    root = make_world(name, tmp_path, 0, WorldSize(recordings=1), repository / "body_models")
+    assert script.main(["--root", str(tmp_path / raw), "--output", str(tmp_path / "out"), "--jobs", "2"]) == 0
+    files = sorted(path.name for path in root.iterdir())
+    assert files == sorted(path.name for path in (tmp_path / "out").iterdir())
+    for file in files:
+        made, expected = (np.load(folder / file, allow_pickle=False) for folder in (tmp_path / "out", root))
+        assert set(made.files) == set(expected.files)
+        for key in expected.files:
+            np.testing.assert_array_equal(made[key], expected[key])
+    assert BodyParameters([root / file for file in files], 10).genders == ["neutral"]
+
+
+def test_scripts_run_by_their_path(repository: Path, tmp_path: Path) -> None:
+    path = repository / "models" / "mesh_vq_vae" / "data" / "preprocess" / "amass.py"
+    command = [sys.executable, path, "--root", "none"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and "none is not a folder" in done.stderr
 
 
 def test_an_empty_or_missing_root_is_one_sentence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
