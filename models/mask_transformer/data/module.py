@@ -134,9 +134,9 @@ class MotionDataModule(pl.LightningDataModule):
         root = Path(cfg.dataset.dataset_root or cfg.dataset.roots.amass)
         if not root.is_dir():
             raise MoroError(
-                f"the trajectory statistics are needed, but neither {cfg.model.trajectory_stats} nor AMASS at "
-                f"{root} is there; put the file there (scripts/compute_trajectory_stats.py makes it where AMASS "
-                "is), or use a checkpoint that carries them"
+                f"the trajectory statistics are needed, but neither {cfg.model.trajectory_stats} nor AMASS "
+                f"at {root} is there; put the file there (scripts/compute_trajectory_stats.py makes it where "
+                "AMASS is), or use a checkpoint that carries them"
             )
         whole = OmegaConf.merge(cfg, {"debug": False, "dataset": {"clip_len": STATISTICS_CLIP_LENGTH}})
         return stats_from_clips(build_dataset(whole, "train").trajectory_clips())
@@ -195,7 +195,7 @@ class MotionDataModule(pl.LightningDataModule):
 
 
 def collate(items: list[dict[str, Any] | list[dict[str, Any]]]) -> dict[str, Any]:
-    """Default collation of samples and lists of samples, in which clips of a sequence's end may be shorter: those are padded.
+    """Default collation of samples and lists of samples; shorter clips, of a sequence's end, are padded.
 
     A padded batch has the key `lengths` (B,): real frames of each clip. Padding repeats the last frame.
     """
