@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from models.mask_transformer.attention import Rotary, SpatialAttention, TemporalAttention, fused_attention
 
@@ -73,17 +74,24 @@ class Block(nn.Module):
 class DSTFormer(nn.Module):
     """Two streams of opposite order per layer, fused by a learned weight per token.
 
-    fuse  False: their mean (`att_fuse`)
+    fuse            False: their mean (`att_fuse`)
+    use_checkpoint  keep only what goes into a block and compute the rest again in the backward pass
     The other arguments are those of `Block`.
     """
 
     def __init__(
-        self, dim: int, depth: int, num_heads: int = 8, fuse: bool = True, **block: float | bool | None
+        self,
+        dim: int,
+        depth: int,
+        num_heads: int = 8,
+        fuse: bool = True,
+        use_checkpoint: bool = False,
+        **block: float | bool | None,
     ) -> None:
         super().__init__()
         self.blocks_st = nn.ModuleList(Block(dim, "st", num_heads, **block) for _ in range(depth))
         self.blocks_ts = nn.ModuleList(Block(dim, "ts", num_heads, **block) for _ in range(depth))
-        self.fuse = fuse
+        self.fuse, self.use_checkpoint = fuse, use_checkpoint
         if fuse:
             self.ts_attn = nn.ModuleList(nn.Linear(2 * dim, 2) for _ in range(depth))
         self.rotary = Rotary(dim // num_heads)
@@ -93,9 +101,14 @@ class DSTFormer(nn.Module):
         last = len(self.blocks_st) - 1
         for layer, (block_st, block_ts) in enumerate(zip(self.blocks_st, self.blocks_ts)):
             kept = keep if layer == last else None
-            x_st, x_ts = block_st(x, self.rotary, kept), block_ts(x, self.rotary, kept)
+            x_st, x_ts = (self.run(block, x, kept) for block in (block_st, block_ts))
             x = torch.lerp(x_ts, x_st, self.stream_weight(layer, x_st, x_ts))
         return x
+
+    def run(self, block: Block, x: Tensor, keep: int | None) -> Tensor:
+        if self.use_checkpoint and self.training and torch.is_grad_enabled():
+            return checkpoint(block, x, self.rotary, keep, use_reentrant=False)
+        return block(x, self.rotary, keep)
 
     def stream_weight(self, layer: int, x_st: Tensor, x_ts: Tensor) -> Tensor:
         """Weight (B, F, J, 1) of the "st" stream.

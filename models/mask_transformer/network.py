@@ -99,6 +99,7 @@ class MotionImageTransformer(nn.Module):
     linear_regress     linear trajectory and contact heads, else two layers
     attn_len           half-width of the temporal attention band, frames
     skip_unread        do not finish the decoder's image tokens, which nobody reads (same result)
+    use_checkpoint     compute blocks of motion encoder and decoder again in the backward pass (less memory)
     Raises MoroError if sizes do not fit together.
     """
 
@@ -131,6 +132,7 @@ class MotionImageTransformer(nn.Module):
         linear_regress: bool = True,
         attn_len: int = 60,
         skip_unread: bool = True,
+        use_checkpoint: bool = False,
     ) -> None:
         super().__init__()
         if task not in TASKS:
@@ -150,6 +152,7 @@ class MotionImageTransformer(nn.Module):
             "attn_drop_rate": attn_drop_rate,
             "attn_len": attn_len,
             "fuse": att_fuse,
+            "use_checkpoint": use_checkpoint,
         }
 
         def head(dim: int) -> nn.Module:
@@ -415,6 +418,11 @@ class MaskTransformer(nn.Module):
     def mask_id(self) -> int:
         """Id of the mask token, one past the last code."""
         return self.num_codes
+
+    @property
+    def codebook(self) -> Tensor:
+        """Embeddings (num_codes, dim) of the codes; they are not trained here."""
+        return self.token_emb.weight[:-1].detach()
 
     @torch.no_grad()
     def load_codebook(self, codebook: Tensor, mask_row: Tensor | None = None) -> None:

@@ -195,6 +195,17 @@ def test_flags_run_in_training(flag: dict, absent: str | None, present: str | No
     assert network.m_token_embed.weight.grad is not None
 
 
+def test_checkpointing_gives_the_same_gradients() -> None:
+    plain, saving = (small_network("video", use_checkpoint=flag).train() for flag in (False, True))
+    for network in (plain, saving):
+        output = network(*small_inputs())
+        (output.logits.square().mean() + output.translation.sum()).backward()
+    for a, b in zip(plain.parameters(), saving.parameters(), strict=True):
+        assert (a.grad is None) == (b.grad is None)
+        if a.grad is not None:
+            torch.testing.assert_close(a.grad, b.grad)
+
+
 @pytest.mark.parametrize(("tokens", "grid", "frames"), [(1, (1, 1), 1), (54, (1, 33), 3), (2, (3, 2), 5)])
 def test_any_size(tokens: int, grid: tuple[int, int], frames: int) -> None:
     network = small_network("video", num_tokens=tokens, backbone_HW=grid)

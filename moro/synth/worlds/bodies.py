@@ -17,6 +17,7 @@ from moro.body.loading import read_npz
 from moro.body.skeleton import JOINT_NAMES, NUM_BODY_JOINTS
 from moro.errors import MoroError
 from moro.io.atomic import atomic_path
+from moro.synth.worlds.refine import refined
 
 STATURE = {"NEUTRAL": 1.0, "MALE": 1.05, "FEMALE": 0.94}  # of the open body, so that genders differ
 _NAMES = (
@@ -37,11 +38,12 @@ _H36M = (
 _NOTE = "stand-in made of the open body; not an official model"
 
 
-def write_standin_bodies(folder: Path, bm_path: Path) -> None:
+def write_standin_bodies(folder: Path, bm_path: Path, num_vertices: int | None = None) -> None:
     """Write smplx/SMPLX_*.npz, smplh/SMPLH_*.npz, smpl/SMPL_NEUTRAL.npz and more (spec: data 1.1).
 
-    folder   where; files that exist are left alone
-    bm_path  has open/OPEN_NEUTRAL.npz
+    folder        where; files that exist are left alone
+    bm_path       has open/OPEN_NEUTRAL.npz
+    num_vertices  of the surface (default: the open body's); more lie on the same surface
     Also written, fitting these bodies: smplx2smpl_sparse.pt, smpl_neutral_J_regressor.pt,
     J_regressor_h36m.npy, smpl2smplx_deftrafo_setup.pkl.
     """
@@ -49,6 +51,7 @@ def write_standin_bodies(folder: Path, bm_path: Path) -> None:
     if not path.is_file():
         raise MoroError(f"{path} not found; it is part of the repository, give its folder with --bm_path.")
     source = read_npz(path, _NAMES)
+    source = source if num_vertices is None else refined(source, num_vertices)
     models = {"smplx": _with_eyeballs(source), "smplh": _without_face(source)}
     for model_type, arrays in models.items():
         for gender, stature in STATURE.items():
