@@ -1,22 +1,93 @@
-"""Time the rasteriser and the finished overlay; compare with the plain way of doing it.
+"""The rasteriser beside the plain way, which tests every pixel of each triangle's box; whole pictures."""
 
-    python benchmarks/raster.py [--threads 1 2] [--body-models body_models]
-
-The plain way expands every triangle to all pixels of its bounding box and tests each. Prints milliseconds
-(the fastest of 15 runs) and how many times faster ours is; face ids of both are compared.
-"""
-
-import argparse
-import time
-from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
+import trimesh
 from torch import Tensor
 
+from benchmarks.harness import Options, Row, Run, Target
 from moro.body.loading import load_body_model
 from moro.render.raster import rasterise
-from moro.render.scene import render_overlay
+from moro.render.scene import Mesh, WorldView, render_overlay
+
+VERTICES = 10_000
+VIEWS = {(512, 512): (512.0, 30), (720, 1280): (1000.0, 50)}  # height and width: focal length, target in ms
+
+
+def rows(options: Options) -> list[Row]:
+    found = []
+    for (H, W), (focal, limit) in VIEWS.items():
+        size = (H // 8, W // 8) if options.quick else (H, W)
+        view, focal = f"{size[1]}x{size[0]}", focal * size[0] / H
+        found += [
+            Row(
+                f"raster.ids-{W}x{H}", "face ids of a body", f"10 k vertices, {view}",
+                partial(face_ids, size, focal), Target(ms=limit), tolerance=0.0,
+            ),
+            Row(
+                f"raster.overlay-{W}x{H}", "body over the picture, anti-aliased", f"10 k vertices, {view}",
+                partial(overlay, size, focal), twin=False,
+            ),
+            Row(
+                f"raster.world-{W}x{H}", "body, shadow and ground, anti-aliased", f"10 k vertices, {view}",
+                partial(world, size, focal), Target(ms=limit), twin=False,
+            ),
+        ]  # fmt: skip
+    return found
+
+
+def standing_body() -> tuple[Tensor, Tensor]:
+    """Vertices (V, 3) of the finer open body, y up, feet near 0, and faces; refined to 10 k vertices."""
+    body = load_body_model("body_models", "open_fine")
+    vertices, faces = body.v_template.double().numpy(), body.full_faces.numpy()
+    chosen = np.random.default_rng(0).permutation(len(faces))
+    wanted = VERTICES - len(vertices)  # a cut face brings one and a half vertices or more
+    while len(vertices) < VERTICES:
+        vertices, faces = trimesh.remesh.subdivide(vertices, faces, chosen[: max(1, wanted // 3)])
+        chosen = np.random.default_rng(len(vertices)).permutation(len(faces))
+        wanted = VERTICES - len(vertices)
+    vertices = vertices - [0, vertices[:, 1].min(), 0]
+    return torch.from_numpy(vertices).float(), torch.from_numpy(np.ascontiguousarray(faces)).long()
+
+
+def in_camera(vertices: Tensor) -> Tensor:
+    """2.5 m before a camera that looks at the body's middle."""
+    middle = (vertices.amin(0) + vertices.amax(0)) / 2
+    return (vertices - middle) * torch.tensor([1.0, -1.0, -1.0]) + torch.tensor([0.0, 0.0, 2.5])
+
+
+def intrinsics(size: tuple[int, int], focal: float) -> Tensor:
+    H, W = size
+    return torch.tensor([[focal, 0, W / 2], [0, focal, H / 2], [0, 0, 1]])
+
+
+def face_ids(size: tuple[int, int], focal: float, variant: str) -> Run:
+    vertices, faces = standing_body()
+    vertices, K = in_camera(vertices), intrinsics(size, focal)
+
+    def run() -> dict[str, Tensor]:
+        if variant == "plain":
+            return {"ids": plain_face_ids(vertices, faces, K, size)}
+        return {"ids": rasterise(vertices, faces, K, size).face_ids()}
+
+    return run
+
+
+def overlay(size: tuple[int, int], focal: float, variant: str) -> Run:
+    vertices, faces = standing_body()
+    meshes, K = [Mesh(in_camera(vertices), faces)], intrinsics(size, focal)
+    image = np.zeros((*size, 3), np.uint8)
+    return lambda: {"image": render_overlay(image, meshes, K)}
+
+
+def world(size: tuple[int, int], focal: float, variant: str) -> Run:
+    """The camera stands still, so the ground is drawn once for a video and copied for each frame."""
+    vertices, faces = standing_body()
+    low, high = vertices.amin(0).numpy(), vertices.amax(0).numpy()
+    view = WorldView(intrinsics(size, focal).numpy(), size, vertices.mean(0).numpy(), low, high)
+    return lambda: {"image": view.render([Mesh(vertices, faces)])}
 
 
 def plain_face_ids(vertices: Tensor, faces: Tensor, K: Tensor, size: tuple[int, int]) -> Tensor:
@@ -46,48 +117,3 @@ def plain_face_ids(vertices: Tensor, faces: Tensor, K: Tensor, size: tuple[int, 
     key = (inverse.view(torch.int32).long() << 32) | face
     buffer = torch.full((H * W,), -1).scatter_reduce_(0, pixel, key, "amax")
     return torch.where(buffer >= 0, buffer & 0xFFFFFFFF, -1).view(H, W)  # (H*W,) -> (H, W)
-
-
-def milliseconds(run: Callable[[], object], repeats: int = 15) -> float:
-    """The fastest of `repeats` runs: others' work on the machine only ever slows a run down."""
-    run()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return 1e3 * min(times)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--body-models", default="body_models")
-    arguments = parser.parse_args()
-    body = load_body_model(arguments.body_models, "open_fine")
-    rest, faces = body.v_template, body.full_faces
-    middle = (rest.amin(0) + rest.amax(0)) / 2
-    vertices = (rest - middle) * torch.tensor([1.0, -1.0, -1.0]) + torch.tensor([0.0, 0.0, 2.5])
-    print(f"{len(vertices)} vertices, {len(faces)} faces")
-    for threads in arguments.threads:
-        torch.set_num_threads(threads)
-        for H, W, focal in ((512, 512, 512.0), (720, 1280, 1000.0)):
-            K = torch.tensor([[focal, 0, W / 2], [0, focal, H / 2], [0, 0, 1]])
-            image = np.zeros((H, W, 3), np.uint8)
-            plain = milliseconds(lambda K=K, H=H, W=W: plain_face_ids(vertices, faces, K, (H, W)))
-            ours = milliseconds(lambda K=K, H=H, W=W: rasterise(vertices, faces, K, (H, W)))
-            culled = milliseconds(lambda K=K, H=H, W=W: rasterise(vertices, faces, K, (H, W), cull_back=True))
-            overlay = milliseconds(lambda K=K, i=image: render_overlay(i, [(vertices, faces)], K))
-            ids = rasterise(vertices, faces, K, (H, W)).face_ids()
-            different = int((ids != plain_face_ids(vertices, faces, K, (H, W))).sum())
-            print(
-                f"{threads} threads {W}x{H}: plain {plain:.1f} ms, ours {ours:.1f} ms ({plain / ours:.1f}x), "
-                f"back faces culled {culled:.1f} ms ({plain / culled:.1f}x), "
-                f"anti-aliased overlay {overlay:.1f} ms; {different} of {int((ids >= 0).sum())} pixels differ"
-            )
-
-
-if __name__ == "__main__":
-    main()

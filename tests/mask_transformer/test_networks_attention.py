@@ -10,26 +10,7 @@ from models.mask_transformer.attention import Rotary, SpatialAttention, Temporal
 from models.mask_transformer.blocks import DSTFormer, SpatialFormer
 from moro.errors import MoroError
 from tests.mask_transformer.anchor_fill import fill, wave
-
-
-def dense_twin(attention: TemporalAttention, x: Tensor) -> Tensor:
-    """Temporal attention as the specification writes it, with an F x F matrix (spec: models 3.3)."""
-    B, F, J, C = x.shape
-    H, D = attention.num_heads, attention.head_dim
-    qkv = attention.qkv(x).view(B, F, J, 3, H, D).permute(3, 0, 2, 4, 1, 5)  # (3, B, J, H, F, D)
-    angle = torch.arange(F)[:, None] * 10000.0 ** (-torch.arange(0, D, 2) / D)  # (F, D/2)
-
-    def turned(z: Tensor) -> Tensor:
-        u, v = z[..., 0::2], z[..., 1::2]
-        pairs = (u * angle.cos() - v * angle.sin(), v * angle.cos() + u * angle.sin())
-        return torch.stack(pairs, dim=-1).flatten(-2)
-
-    q, k, v = turned(qkv[0]), turned(qkv[1]), qkv[2]
-    scale = D**-0.5 if attention.scale is None else attention.scale
-    frames = torch.arange(F)
-    far = (frames[:, None] - frames).abs() > attention.attn_len
-    weights = (q @ k.mT * scale).masked_fill(far, -torch.inf).softmax(-1)
-    return attention.proj((weights @ v).permute(0, 3, 1, 2, 4).reshape(B, F, J, C))
+from tests.mask_transformer.twin import temporal_attention
 
 
 def test_anchor_d_rotary() -> None:
@@ -55,7 +36,7 @@ def test_band_equals_dense(frames: int, reach: int) -> None:
     attention = TemporalAttention(8, num_heads=2, attn_len=reach, qk_scale=0.7)
     x = torch.randn(2, frames, 3, 8)
     results = []
-    for run in (lambda z: attention(z, Rotary(4)), lambda z: dense_twin(attention, z)):
+    for run in (lambda z: attention(z, Rotary(4)), lambda z: temporal_attention(attention, z)):
         attention.zero_grad()
         leaf = x.clone().requires_grad_()
         output = run(leaf)
@@ -71,7 +52,8 @@ def test_band_equals_dense_anywhere(frames: int, reach: int, seed: int) -> None:
     torch.manual_seed(seed)
     attention = TemporalAttention(4, num_heads=1, attn_len=reach)
     x = torch.randn(1, frames, 2, 4)
-    torch.testing.assert_close(attention(x, Rotary(4)), dense_twin(attention, x), rtol=1e-5, atol=1e-5)
+    expected = temporal_attention(attention, x)
+    torch.testing.assert_close(attention(x, Rotary(4)), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_long_clips_make_no_square_matrix(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,13 @@
 """Plain twin of the graph layers: the formulas of spec: models 1.2 as written, every pair's matrix formed."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from models.mesh_vq_vae.graph_conv import FullyConvAE
 
 
 def dense_layer(x: Tensor, table: np.ndarray, parameters: dict[str, Tensor], dim_out: int, num_bases: int,
@@ -59,3 +63,20 @@ def filled(amplitude: float, frequency: float, phase: float, shape: tuple[int, .
     """The fill rule S(a, w, p) of spec: models 9."""
     values = amplitude * np.sin(frequency * np.arange(int(np.prod(shape))) + phase)
     return torch.from_numpy(values.astype(np.float32)).reshape(shape)
+
+
+class PlainAutoencoder(FullyConvAE):
+    """The autoencoder with `dense_layer` for a layer; same parameters and names."""
+
+    def __init__(self, tables: dict[str, np.ndarray], layer_names: Sequence[str], *sizes: Sequence[float],
+                 **options: object) -> None:
+        super().__init__(tables, layer_names, *sizes, **options)
+        self.tables = [tables["_" + name.removeprefix("_")] for name in layer_names]
+
+    def _run(self, x: Tensor, start: int, end: int) -> Tensor:
+        for l in range(start, end):
+            layer, last = self._layers[l], l == len(self._layers) - 1
+            parameters = {name: getattr(self, f"{name}{l}") for name in self._names[l]}
+            x = dense_layer(x, self.tables[l], parameters, layer.dim_out, layer.num_bases,
+                            layer.residual_rate, last)
+        return x

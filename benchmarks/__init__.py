@@ -1,0 +1,1 @@
+"""Speed and memory of fast paths beside plain twins: `python -m benchmarks` (docs/benchmarks.md)."""

@@ -1,0 +1,170 @@
+"""Results as text: the printed table, the json file, and the table of docs/benchmarks.md.
+
+    python -m benchmarks.report results.json     put the file's table into docs/benchmarks.md
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks.harness import Result
+from moro.io.atomic import atomic_path
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENT = ROOT / "docs/benchmarks.md"
+START, END = "<!-- results: start -->", "<!-- results: end -->"
+COLUMNS = (
+    "what", "size", "twin ms", "ours ms", "ratio", "twin MB", "ours MB", "difference", "target", "met?"
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and when was measured."""
+
+    processor: str
+    cores: int
+    threads: int
+    memory_gb: float
+    system: str
+    python: str
+    torch: str
+    date: str
+    commit: str
+
+    @classmethod
+    def this(cls, threads: int) -> "Machine":
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+        return cls(
+            processor=_processor(),
+            cores=os.cpu_count() or 1,
+            threads=threads,
+            memory_gb=round(memory, 1),
+            system=f"{platform.system()} {platform.machine()}",
+            python=platform.python_version(),
+            torch=version("torch"),
+            date=date.today().isoformat(),
+            commit=_commit(),
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"{self.processor}, {self.cores} cores, {self.threads} threads, {self.memory_gb:g} GB; "
+            f"{self.system}, Python {self.python}, torch {self.torch}; {self.date}, commit {self.commit}"
+        )
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    """Short hash, with a + if files have been changed since."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if changed else "")
+
+
+# ---------------------------------------------------------------------------------------------------- files
+
+
+def write_results(path: Path, machine: Machine, results: Mapping[str, Result]) -> None:
+    """Machine and rows as json, atomically."""
+    content = {"machine": asdict(machine), "rows": [asdict(result) for result in results.values()]}
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read_results(path: Path) -> tuple[Machine | None, dict[str, Result]]:
+    """What `write_results` wrote; nothing if the file does not exist."""
+    if not path.is_file():
+        return None, {}
+    content = json.loads(path.read_text())
+    return Machine(**content["machine"]), {row["name"]: Result(**row) for row in content["rows"]}
+
+
+def update_document(document: Path, machine: Machine, results: Mapping[str, Result]) -> None:
+    """Replace what stands between the two marks of the document."""
+    before, rest = document.read_text().split(START)
+    after = rest.split(END)[1]
+    text = f"{START}\n{machine}\n\n{markdown(results.values())}\n{END}"
+    with atomic_path(document) as temporary:
+        temporary.write_text(before + text + after)
+
+
+# ---------------------------------------------------------------------------------------------------- tables
+
+
+def cells(result: Result) -> list[str]:
+    """The text of each of COLUMNS."""
+    if result.skipped is not None:
+        return [result.what, result.size, *[""] * 6, result.target, result.skipped]
+    met = {None: "", True: "yes", False: "no" if result.equal is not False else "DIFFERS"}[result.met]
+    ratio = "" if result.ratio is None else f"{result.ratio:.1f}x"
+    difference = "" if result.difference is None else f"{result.difference:.0e}"
+    times = [_number(result.plain_ms), _number(result.ours_ms), ratio]
+    return [
+        result.what, result.size, *times, _number(result.plain_mb), _number(result.ours_mb), difference,
+        result.target, met,
+    ]  # fmt: skip
+
+
+def _number(value: float | None) -> str:
+    """Three digits that matter, and no exponent."""
+    if value is None:
+        return ""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def table(results: Iterable[Result]) -> str:
+    """For the terminal; notes below."""
+    results = list(results)
+    rows = [COLUMNS, *(cells(result) for result in results)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS) - 1)]
+    lines = ["  ".join([*(text.ljust(w) for text, w in zip(row, widths)), row[-1]]).rstrip() for row in rows]
+    return "\n".join([*lines, *(f"{r.name}: {note}" for r in results for note in r.notes)])
+
+
+def markdown(results: Iterable[Result]) -> str:
+    """For the document; times are per unit, memory is above that of the imports."""
+    results = list(results)
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *(cells(result) for result in results)]
+    notes = [f"- {result.what}, {result.size}: {note}" for result in results for note in result.notes]
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return text + ("\n\n" + "\n".join(notes) if notes else "")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--document", type=Path, default=DOCUMENT)
+    arguments = parser.parse_args()
+    machine, results = read_results(arguments.results)
+    if machine is None:
+        sys.stderr.write(f"error: {arguments.results} not found; python -m benchmarks --json makes it\n")
+        return 1
+    update_document(arguments.document, machine, results)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
