@@ -196,7 +196,8 @@ def build_system(cfg: DictConfig, initialise: bool = True) -> MoRoSystem:
 
 def build_lifting(cfg: DictConfig) -> LiftingSystem:
     """The system of option=backbone_pretrain."""
-    return LiftingSystem(cfg, build_backbone(cfg.model.backbone))
+    codebook = load_mesh_vqvae(cfg.model.vqvae.model_path, cfg.model.vqvae).get_codebook()
+    return LiftingSystem(cfg, build_backbone(cfg.model.backbone), codebook)
 
 
 # -------------------------------------------------------------------------------------------------- weights

@@ -26,6 +26,8 @@ class DecodingOptions:
     cond_scale   1: as predicted; above 1: away from what is predicted without seeing the image (task video)
     temperature  of sampling, constant over the passes;  topk: codes to sample from, 1 is the best one
     gsample      sample by Gumbel noise instead of the softmax
+    expectation  the result's embeddings are the mean over all codes by probability, not those of the chosen
+                 codes: where several codes mean nearly the same, their mean is nearer the truth
     """
 
     timesteps: int = 5
@@ -33,6 +35,7 @@ class DecodingOptions:
     temperature: float = 1.0
     topk: int = 1
     gsample: bool = False
+    expectation: bool = False
 
     def __post_init__(self) -> None:
         for name in ("timesteps", "topk"):
@@ -54,6 +57,7 @@ class Generation:
     confidence: (
         Tensor  # (B, F, J) probability of each id in the pass that chose it; 1 for tokens that were given
     )
+    tokens: Tensor  # (B, F, J, D) embeddings to decode: of the ids, or their expectation
     output: TransformerOutput  # of the last pass
 
 
@@ -103,6 +107,7 @@ def generate(
     initial = masked.sum(1)
     scores = torch.where(masked, 0.0, KEPT)
     confidence = torch.ones_like(scores)
+    tokens = network.embed(ids)
     passes = num_passes(masked, options.timesteps)
     for step in range(passes):
         hidden = lowest(scores, masked_counts(initial, step, passes))
@@ -112,11 +117,14 @@ def generate(
             cano_input = former.canonical_input(output.rotation, output.translation)
         logits = output.logits.permute(0, 2, 3, 1).float()  # (B, K, F, J) -> (B, F, J, K)
         sampled = sample(logits, options, generator)
-        probability = logits.softmax(-1).gather(-1, sampled[..., None]).flatten(1)  # (B, F*J)
+        probabilities = logits.softmax(-1)  # (B, F, J, K)
+        probability = probabilities.gather(-1, sampled[..., None]).flatten(1)  # (B, F*J)
+        chosen = probabilities @ network.codebook if options.expectation else network.embed(sampled)
+        tokens = torch.where(hidden.view_as(ids)[..., None], chosen, tokens)
         ids = torch.where(hidden.view_as(ids), sampled, ids)
         confidence = torch.where(hidden, probability, confidence)
         scores = torch.where(hidden, probability, KEPT)
-    return Generation(ids, masked_ids, confidence.view(ids.shape), output)
+    return Generation(ids, masked_ids, confidence.view(ids.shape), tokens, output)
 
 
 def guided_pass(

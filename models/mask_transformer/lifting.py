@@ -11,9 +11,9 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
-from torch.nn import functional
 
 from models.backbones.base import Backbone
+from models.mask_transformer.losses import code_loss, token_loss
 from models.mask_transformer.optimisation import build_optimizer
 from moro.geometry.alignment import similarity_align
 from moro.geometry.camera import translation_to_weak, view_rotation
@@ -21,6 +21,7 @@ from moro.geometry.rotation import matrix_to_rot6d, rot6d_to_matrix
 from moro.io.weights import METADATA_KEY
 
 NUM_JOINTS = 22
+NO_ID = -1  # every token is a target
 # Name, size and weight of what is predicted; lengths in metres.
 TARGETS = {
     "local": (NUM_JOINTS * 3, 5.0),  # joints in the body's own frame
@@ -52,12 +53,13 @@ class TokenHead(nn.Module):
 class LiftingSystem(pl.LightningModule):
     """A backbone under small heads; in the checkpoint as `backbone.*`, `heads.*` and `token_head.*`.
 
-    The token ids of the batch are a target as well.
+    Where the batch has token ids, these and their embeddings in the codebook (K, D) are targets as well.
     """
 
-    def __init__(self, cfg: DictConfig, backbone: Backbone) -> None:
+    def __init__(self, cfg: DictConfig, backbone: Backbone, codebook: Tensor) -> None:
         super().__init__()
         self.cfg, self.backbone = cfg, backbone
+        self.register_buffer("codebook", codebook.detach(), persistent=False)
         num_cond = math.prod(cfg.model.backbone.out_HW)
         features = num_cond * backbone.out_channels
         self.heads = nn.ModuleDict({name: nn.Linear(features, size) for name, (size, _) in TARGETS.items()})
@@ -88,8 +90,10 @@ class LiftingSystem(pl.LightningModule):
         terms = {name: (predictions[name] - target).abs().mean() for name, target in targets.items()}
         loss = sum(TARGETS[name][1] * value for name, value in terms.items())
         if "ids" in batch:
-            terms["ce"] = functional.cross_entropy(logits.flatten(0, -2), batch["ids"].flatten())
-            loss = loss + terms["ce"]
+            logits, ids = logits.permute(0, 3, 1, 2), batch["ids"]  # (B, F, J, K) -> (B, K, F, J)
+            terms["ce"] = code_loss(logits, ids, NO_ID)
+            terms["token"] = token_loss(logits, ids, self.codebook, NO_ID)
+            loss = loss + terms["ce"] + terms["token"]
         return {**terms, "loss": loss}, predictions
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:

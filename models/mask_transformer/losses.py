@@ -26,6 +26,7 @@ class LossWeights:
     """Weights and kinds of `model.loss`; the fields are the configuration keys."""
 
     lambda_ce: float = 1.0
+    lambda_token: float = 0.0
     focal_gamma: float = 0.0
     lambda_cano_traj: float = 10.0
     traj_loss_type: str = "l2"
@@ -83,6 +84,18 @@ def code_loss(logits: Tensor, labels: Tensor, ignore: int, focal_gamma: float = 
     kept = entropy != 0
     focal = (1 - torch.exp(-entropy)).pow(focal_gamma) * entropy
     return (focal * kept).sum() / kept.sum().clamp(min=1)
+
+
+def token_loss(logits: Tensor, labels: Tensor, codebook: Tensor, ignore: int) -> Tensor:
+    """Squared distance of the expected to the true embedding, in units of the codebook's variance.
+
+    The cross-entropy counts every wrong code alike; this counts how far off what is decoded will be.
+    logits (B, K, F, J), labels (B, F, J), codebook (K, D); positions whose label is `ignore` do not count
+    """
+    asked = labels != ignore
+    expected = logits.permute(0, 2, 3, 1)[asked].float().softmax(-1) @ codebook  # (N, D)
+    error = (expected - codebook[labels[asked]]).square().sum(-1)
+    return error.sum() / asked.sum().clamp(min=1) / codebook.var(0).sum()
 
 
 def trajectory_loss(prediction: Tensor, target: Tensor, kind: str) -> Tensor:
@@ -207,6 +220,7 @@ class MoRoLoss(nn.Module):
         mesh: Tensor | None,
         frames: slice,
         stats: TrajectoryStats | None,
+        codebook: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Terms by logged name (`loss_ce`, ...) and their weighted sum `loss`.
 
@@ -215,8 +229,11 @@ class MoRoLoss(nn.Module):
         mesh    (B, F', V, 3)     differentiable local mesh of the frames `frames`; None: the true joints take
                                   its place, and terms of the mesh itself are left out
         stats   normalisation of output.cano_traj; None in task image
+        codebook  (K, D), for the token loss
         """
         losses = {"ce": code_loss(output.logits, labels, self.mask_id, self.weights.focal_gamma)}
+        if self.weights.lambda_token > 0:
+            losses["token"] = token_loss(output.logits, labels, codebook, self.mask_id)
         if mesh is None:
             joints = batch["local_joints"][:, frames]
         else:

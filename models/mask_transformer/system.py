@@ -233,7 +233,7 @@ class MoRoSystem(pl.LightningModule):
         return None, self._mesh_frames(logits.shape[2])
 
     def with_mesh(self) -> bool:
-        """Whether meshes are looked at in this training step; logged steps are among these."""
+        """Whether the losses look at the predicted mesh in this training step."""
         return (self.global_step + 1) % self.cfg.model.loss.mesh_every == 0
 
     def differentiable_mesh(self, logits: Tensor) -> tuple[Tensor, slice]:
@@ -242,7 +242,7 @@ class MoRoSystem(pl.LightningModule):
         with self.full_precision():
             tokens = gumbel_tokens(
                 logits.float(),
-                self.mask_transformer.token_emb.weight[:-1].detach(),
+                self.mask_transformer.codebook,
                 self.temperature(),
                 gumbel=model.gumbel,
                 straight_through=model.straight_through,
@@ -272,15 +272,18 @@ class MoRoSystem(pl.LightningModule):
         self._seed_step(batch_idx)
         model = self.cfg.model
         batch = self.prepare(batch)
-        if self.with_mesh() and "mesh" not in batch:  # a motion cache has none: what the tokens say
+        logged = (self.global_step + 1) % self.trainer.log_every_n_steps == 0
+        if (logged or self.with_mesh()) and "mesh" not in batch:  # of a motion cache: what the tokens say
             batch["mesh"] = self.decode_tokens(self.mask_transformer.embed(batch["ids"]), smooth=False)
         mode = draw_mode(select_scheme(model.mask_scheme, self.global_step), model.scheme_prob)
         output, tokens = self.masked_pass(batch, mode, training=True)
         mesh, frames = self.loss_mesh(batch, output.logits)
         with self.full_precision():
-            losses = self.loss(batch, output, tokens.labels, mesh, frames, self.stats)
+            losses = self.loss(
+                batch, output, tokens.labels, mesh, frames, self.stats, self.mask_transformer.codebook
+            )
         self.log("train/loss", losses["loss"].detach(), prog_bar=True)
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        if logged:
             if not torch.isfinite(losses["loss"]):
                 raise MoroError(
                     f"the loss is not finite at step {self.global_step}; lower optim.lr, or find the cause "
@@ -288,8 +291,8 @@ class MoRoSystem(pl.LightningModule):
                 )
             metrics = self._metrics(batch, output, output.logits.argmax(1), tokens.labels)
             metrics["temperature"] = torch.tensor(self.temperature())
-            logged = {name: value.detach() for name, value in {**losses, **metrics}.items() if name != "loss"}
-            self.log_dict({f"train/{name}": value for name, value in logged.items()})
+            terms = {name: value.detach() for name, value in {**losses, **metrics}.items() if name != "loss"}
+            self.log_dict({f"train/{name}": value for name, value in terms.items()})
         return losses["loss"]
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -340,7 +343,7 @@ class MoRoSystem(pl.LightningModule):
             self.mask_transformer, masked, image=image, cano_input=cano_input, options=self.decoding
         )
         output = result.output
-        mesh = self.decode_tokens(self.mask_transformer.embed(result.ids))
+        mesh = self.decode_tokens(result.tokens)
         with self.full_precision():
             rotation, translation = self._final_poses(batch, output)
             vertices = mesh @ rotation.mT + translation
@@ -361,10 +364,16 @@ class MoRoSystem(pl.LightningModule):
         self, batch: Batch, output: TransformerOutput, ids: Tensor, labels: Tensor
     ) -> dict[str, Tensor]:
         """Metrics of one masked pass with predicted `ids` (B, F, J), and the share of right tokens."""
-        mesh = self.decode_tokens(self.mask_transformer.embed(ids))
+        mesh = self.decode_tokens(self._predicted(output.logits, ids))
         metrics = self._scores(batch, output, self._meshes(mesh, batch))
         metrics["acc"] = token_accuracy(ids, labels, self.mask_transformer.mask_id)
         return metrics
+
+    def _predicted(self, logits: Tensor, ids: Tensor) -> Tensor:
+        """Embeddings (B, F, J, D) of a pass as `generate` would give them."""
+        if not self.decoding.expectation:
+            return self.mask_transformer.embed(ids)
+        return logits.permute(0, 2, 3, 1).float().softmax(-1) @ self.mask_transformer.codebook
 
     def _scores(
         self, batch: Batch, output: TransformerOutput, meshes: PredictedMeshes

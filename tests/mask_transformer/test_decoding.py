@@ -160,3 +160,16 @@ def test_sampling_repeats_with_its_generator() -> None:
 def test_bad_options(bad: dict) -> None:
     with pytest.raises(MoroError, match=next(iter(bad))):
         DecodingOptions(**bad)
+
+
+def test_expected_embeddings() -> None:
+    net, ids = network(), all_masked()
+    ids[:, 0] = 3  # given
+    _, *condition = small_inputs()
+    chosen = generate(net, ids, *condition, options=DecodingOptions(timesteps=1))
+    assert torch.equal(chosen.tokens, net.embed(chosen.ids))
+    expected = generate(net, ids, *condition, options=DecodingOptions(timesteps=1, expectation=True))
+    assert torch.equal(expected.ids, chosen.ids)
+    mean = expected.output.logits.permute(0, 2, 3, 1).softmax(-1) @ net.codebook
+    torch.testing.assert_close(expected.tokens[:, 1:], mean[:, 1:])
+    assert torch.equal(expected.tokens[:, 0], net.embed(ids[:, 0]))

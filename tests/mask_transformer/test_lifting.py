@@ -46,7 +46,7 @@ def test_view_rotation_turns_the_optical_axis_to_the_box() -> None:
 def test_it_learns_single_frames() -> None:
     torch.manual_seed(0)
     cfg = small_config("backbone_pretrain")
-    system, batch = LiftingSystem(cfg, build_backbone(cfg.model.backbone)), _batch()
+    system, batch = LiftingSystem(cfg, build_backbone(cfg.model.backbone), torch.randn(16, 9)), _batch()
     optimizer = torch.optim.Adam(system.parameters(), lr=3e-3)
     first = None
     for _ in range(40):

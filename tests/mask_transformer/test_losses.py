@@ -14,6 +14,7 @@ from models.mask_transformer.losses import (
     distance,
     gumbel_tokens,
     skating_loss,
+    token_loss,
     trajectory_loss,
 )
 from models.mask_transformer.network import TransformerOutput
@@ -251,3 +252,16 @@ def test_gumbel_samples_follow_the_softmax() -> None:
     torch.manual_seed(0)
     tokens = gumbel_tokens(logits, torch.eye(3), 1.0, gumbel=True, straight_through=True)
     torch.testing.assert_close(tokens.mean((0, 1, 2)), torch.tensor([0.5, 0.3, 0.2]), atol=0.03, rtol=0)
+
+
+def test_token_loss_counts_how_far_off_the_expected_embedding_is() -> None:
+    codebook = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 4.0]])
+    labels = torch.tensor([[[1, 3]]])  # (B, F, J); 3: no label
+    even = torch.zeros(1, 3, 1, 2)  # (B, K, F, J)
+    variance = codebook.var(0).sum()
+    error = torch.tensor([2 / 3 - 2, 4 / 3]).square().sum()
+    torch.testing.assert_close(token_loss(even, labels, codebook, 3), error / variance)
+    sure = even.clone()
+    sure[0, 1, 0, 0] = 100.0
+    assert token_loss(sure, labels, codebook, 3) < 1e-6
+    assert token_loss(even, torch.full_like(labels, 3), codebook, 3) == 0

@@ -31,7 +31,7 @@ class ClipDataset(Dataset, ABC):
 
     @abstractmethod
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Any] | list[dict[str, Any]]:
-        """One sample: the batch keys of spec: models 0.4 without the batch dimension; or a list of samples."""
+        """One sample, or a list: the batch keys of spec: models 0.4 without the batch dimension."""
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any] | list[dict[str, Any]]:
         epoch, index = key if isinstance(key, tuple) else (0, key)

@@ -33,8 +33,9 @@ class BodyParameters:
 class LocalBody:
     """A body about its own pelvis and where it is: x = rotation · x_local + translation (spec: data 2.2).
 
-    mesh (F, V, 3), None if the person comes from a motion cache · local_joints (F, 22, 3) · root_pos (F, 1, 3) pelvis of the body at zero translation ·
-    rotation (F, 3, 3) · translation (F, 1, 3) pelvis · output: the body model's own answer (not moved)
+    mesh (F, V, 3), None if the person comes from a motion cache · local_joints (F, 22, 3) · root_pos
+    (F, 1, 3) pelvis of the body at zero translation · rotation (F, 3, 3) · translation (F, 1, 3) pelvis ·
+    output: the body model's own answer (not moved)
     """
 
     mesh: Tensor | None
