@@ -7,17 +7,16 @@ import os
 import sys
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from moro.errors import MoroError
 from moro.geometry.boxes import MARGIN
 from moro.io.atomic import atomic_path
+from moro.parallel import parallel_map
 
 logger = logging.getLogger("boxes")
 
@@ -94,20 +93,8 @@ def run(jobs: Sequence[Job], title: str, arguments: argparse.Namespace) -> None:
             f"No detections found below {arguments.root}; give the data set's folder with --root."
         )
     work = partial(make, force=arguments.force)
-    with ProcessPoolExecutor(arguments.jobs) if arguments.jobs > 1 else _Here() as pool:
-        made = list(tqdm(pool.map(work, jobs), total=len(jobs), desc=title, unit="file", disable=None))
+    made = list(parallel_map(work, jobs, arguments.jobs, title))
     logger.info("%s: %d box files written, %d were there", title, sum(made), len(made) - sum(made))
-
-
-class _Here:
-    """A pool of this process alone."""
-
-    map = staticmethod(map)
-
-    def __enter__(self) -> "_Here":
-        return self
-
-    def __exit__(self, *error: object) -> None: ...
 
 
 def parse(description: str, root: str, argv: list[str] | None) -> argparse.Namespace:

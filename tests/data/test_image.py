@@ -10,6 +10,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader
 
+from models.mask_transformer.build import keypoint_regressor
 from models.mask_transformer.data import image, reading
 from models.mask_transformer.data.image import J2D, Augmentation, Change, ImageDataset
 from models.mask_transformer.data.module import MotionDataModule, build_dataset
@@ -96,6 +97,23 @@ def test_labels_lie_on_the_picture(cfg: DictConfig, silhouette) -> None:
     assert K[0, 0] == pytest.approx(np.hypot(1000, 1002)) and K[:2, 2].tolist() == [500, 501]
 
 
+def distance_up_to_size_and_place(points: np.ndarray, target: np.ndarray) -> float:
+    points, target = points - points.mean(0), target - target.mean(0)
+    size = (points * target).sum() / (points**2).sum()
+    assert size > 0.5
+    return float(np.abs(size * points - target).max())
+
+
+def test_the_regressor_of_the_2d_loss_gives_the_labelled_points(cfg: DictConfig, out: Path) -> None:
+    paths = {"j_regressor_h36m": "J_regressor_h36m.npy", "smplx2smpl": "smplx2smpl_sparse.pt"}
+    changes = {"model": {key: str(out / BODIES / name) for key, name in paths.items()}}
+    dataset = build(cfg, "h36m", augment=False)
+    regressor = keypoint_regressor(OmegaConf.merge(cfg, changes), dataset.body)
+    item = dataset[0]
+    points = (regressor @ item["mesh"][0] @ item["rotation"][0].T)[:, :2].double().numpy()
+    assert distance_up_to_size_and_place(points, item["j2d"][0, :, :2].double().numpy()) < 0.12
+
+
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("degrees", [0.0, 40.0, -55.0])
 def test_pose_points_and_picture_change_together(
@@ -106,9 +124,7 @@ def test_pose_points_and_picture_change_together(
     # the turned (and mirrored) body, seen from afar, is at the 2-D points up to size and place
     joints = (item["local_joints"] @ item["rotation"].mT)[0, LIMBS, :2].double().numpy()
     points, seen = item["j2d"][0, :12, :2].double().numpy(), item["j2d"][0, :12, 2].numpy() > 0
-    centred, target = joints - joints.mean(0), points - points.mean(0)
-    size = (centred * target).sum() / (centred**2).sum()
-    assert size > 0.5 and np.abs(size * centred - target).max() < 0.1
+    assert distance_up_to_size_and_place(joints, points) < 0.1
     # and the points that are seen lie on the person of the crop
     picture = picture_of(item, 0)
     orange = picture[..., 0] - picture[..., 2] > 40

@@ -1,10 +1,7 @@
 """What recordings of several video data sets share: body parameters over time, bodies, what is missing."""
 
-import logging
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +10,10 @@ from models.mask_transformer.data.items import BodyParameters, parameters_from_a
 from moro.body.loading import load_body_model
 from moro.body.model import BodyModel
 from moro.errors import MoroError
-from moro.io.atomic import atomic_path
-from moro.io.scenes import WIDTHS, read_frame_parameters
+from moro.io.array_cache import keep_arrays, load_arrays, state_of
+from moro.io.scenes import read_frame_parameters
 
-_log = logging.getLogger(__name__)
-
-CACHE_VERSION = 1
+CACHE_VERSION = 1  # of what a cache holds
 
 
 @dataclass(frozen=True)
@@ -42,45 +37,15 @@ def read_motion(folder: Path, cache: Path | None = None) -> Motion:
     if not files:
         raise MoroError(f"{folder} holds no <frame>/000.pkl files; unpack the body parameters again.")
     frames = [path.parent.name for path in files]
-    state = _state(files)
-    arrays = _read_cache(cache, state)
+    try:
+        state = state_of(CACHE_VERSION, frames, *files)
+    except OSError as error:
+        raise MoroError(f"{error.filename} is missing; unpack the body parameters again.") from error
+    arrays = load_arrays(cache, state)
     if arrays is None:
         arrays = read_frame_parameters(folder, frames)
-        _write_cache(cache, state, arrays)
+        keep_arrays(cache, state, arrays)
     return Motion(frames, arrays)
-
-
-def _state(files: Sequence[Path]) -> str:
-    digest = sha256(str(CACHE_VERSION).encode())
-    for path in files:
-        try:
-            status = path.stat()
-        except OSError as error:
-            raise MoroError(f"{path} is missing; unpack the body parameters again.") from error
-        digest.update(f"{path.parent.name} {status.st_size} {status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
-
-
-def _read_cache(cache: Path | None, state: str) -> dict[str, np.ndarray] | None:
-    if cache is None or not cache.is_file():
-        return None
-    try:
-        with np.load(cache, allow_pickle=False) as file:
-            if str(file["state"]) == state:
-                return {key: file[key] for key in WIDTHS}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        _log.warning("%s is damaged; it is made again", cache)
-    return None
-
-
-def _write_cache(cache: Path | None, state: str, arrays: Mapping[str, np.ndarray]) -> None:
-    if cache is None:
-        return
-    try:
-        with atomic_path(cache) as temporary:
-            np.savez(temporary, state=np.array(state), **arrays)
-    except OSError as error:  # data sets often lie on read-only disks
-        _log.warning("cannot keep %s (%s); the pickles will be read again next time", cache, error)
 
 
 def load_bodies(bm_path: str, model_type: str, genders: Sequence[str]) -> dict[str, BodyModel]:
