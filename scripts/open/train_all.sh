@@ -50,5 +50,4 @@ stage video_train 1 trainer.devices=2
 for name in video_pretrain video_train; do
   $PYTHON scripts/convert_checkpoint.py "$RUN/$name/checkpoints/last.ckpt" "$RUN/$name.safetensors" --half
 done
-$PYTHON scripts/convert_checkpoint.py "$RUN/backbone_pretrain/checkpoints/last.ckpt" "$RUN/backbone.safetensors" --half
-echo "weights: $TOKENIZER/tokenizer.safetensors $RUN/{backbone,video_pretrain,video_train}.safetensors"
+echo "weights: $TOKENIZER/tokenizer.safetensors $RUN/{video_pretrain,video_train}.safetensors"

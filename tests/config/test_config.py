@@ -61,7 +61,7 @@ model.loss.traj_loss_type l2 | model.loss.lambda_transl 1. | model.loss.loss_typ
 model.loss.lambda_v3d_local 10 | model.loss.lambda_j3d_pos 1 | model.loss.lambda_j3d_vel 20
 model.loss.lambda_j2d 1 | model.loss.lambda_accel 0. | model.loss.lambda_skating 1.
 model.loss.lambda_contact 1.
-model.test.generate {timesteps: 5, cond_scale: 1.0, temperature: 1.0, topk: 1, gsample: false}
+model.test.generate {timesteps: 5,cond_scale: 1.0,temperature: 1.0,topk: 1,gsample: false,expectation: false}
 model.test.visualize false | model.test.save_result true | model.test.render false | optim.lr 1e-5
 optim.lr_ratio 0.1 | optim.weight_decay 1e-4 | optim.warmup_steps 2000 | optim.scheduler.name SequentialLR
 optim.scheduler.interval step | optim.scheduler.milestones [2000] | trainer.max_steps 150000

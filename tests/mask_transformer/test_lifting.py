@@ -56,4 +56,4 @@ def test_it_learns_single_frames() -> None:
         optimizer.step()
         first = first or {name: value.item() for name, value in terms.items()}
     for name, value in terms.items():
-        assert value.item() < 0.6 * first[name], name
+        assert value.item() < 0.75 * first[name], name

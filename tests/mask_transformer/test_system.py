@@ -41,6 +41,11 @@ def _one_thread() -> Iterator[None]:
 STAGES = ("pose_pretrain", "motion_pretrain", "image_pretrain", "video_pretrain", "video_train")
 
 
+def loss_of(system, batch, output, tokens, mesh, frames):
+    codebook = system.mask_transformer.codebook
+    return system.loss(batch, output, tokens.labels, mesh, frames, system.stats, codebook)
+
+
 def make(stage: str, *overrides: str) -> tuple[MoRoSystem, FakeDataModule]:
     cfg = small_config(stage, *overrides)
     system, data = small_system(cfg), FakeDataModule(cfg)
@@ -91,7 +96,7 @@ def test_loss_falls() -> None:
         prepared = system.prepare(batch)
         output, tokens = system.masked_pass(prepared, "full", training=True)
         mesh, frames = system.differentiable_mesh(output.logits)
-        loss = system.loss(prepared, output, tokens.labels, mesh, frames, system.stats)["loss"]
+        loss = loss_of(system, prepared, output, tokens, mesh, frames)["loss"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -118,6 +123,18 @@ def test_masked_pass(mode: str) -> None:
         assert torch.equal(tokens.ids[~hidden], predicted[~hidden])
 
 
+def test_expected_tokens_are_decoded() -> None:
+    one_pass = "model.test.generate.timesteps=1"
+    system, data = make("video_train", "model.test.generate.expectation=true", one_pass)
+    batch = first_batch(data)
+    recovered = system.eval().recover(batch)
+    logits = recovered.output.logits.permute(0, 2, 3, 1)
+    with torch.no_grad():
+        mesh = system.decode_tokens(logits.softmax(-1) @ system.mask_transformer.codebook)
+    torch.testing.assert_close(recovered.local_mesh, mesh)
+    assert not torch.allclose(mesh, system.decode_tokens(system.mask_transformer.embed(recovered.ids)))
+
+
 def test_mesh_frames_are_a_run_of_neighbours() -> None:
     system, data = make("video_train", "model.loss.mesh_frames=3")
     batch = system.prepare(first_batch(data))
@@ -133,7 +150,7 @@ def test_no_mesh_between_predicted_ones() -> None:
     for step, predicted in ((0, False), (1, False), (2, True), (5, True)):
         system._trainer = type("T", (), {"global_step": step})()
         mesh, frames = system.loss_mesh(batch, output.logits)
-        losses = system.loss(batch, output, tokens.labels, mesh, frames, system.stats)
+        losses = loss_of(system, batch, output, tokens, mesh, frames)
         assert (mesh is not None) == ("loss_v3d_local" in losses) == predicted
         assert losses["loss"].requires_grad  # the camera learns in every step
 
