@@ -1,10 +1,11 @@
 """Fetch what the demo needs and MoRo does not ship: the BlazePose networks and sample clips.
 
-    python scripts/fetch_demo_files.py [--sample none|sports2d|pose2sim_single|pose2sim_multi|all]
-                                       [--output downloads]
+    python scripts/fetch_demo_files.py [--sample none|sports2d] [--benchmark] [--output downloads]
 
-Both lie inside Python wheels, which pip downloads (not installs) from the index it is set up for; the files
-are taken out, checked against their sha256, and the wheel is deleted. Files already there are left alone.
+`--benchmark` adds the clips of scripts/open/benchmark.py: four calibrated static cameras, clean and with a
+person composited in front (pose2sim's demo). Networks and clips lie inside Python wheels, which pip downloads
+(not installs) from the index it is set up for; the files are taken out, checked against their sha256, and the
+wheel is deleted. Files already there are left alone.
 """
 
 import argparse
@@ -35,17 +36,6 @@ class Wheel:
     files: dict[str, tuple[str, str]]
 
 
-def _pose2sim(kind: str, folder: str, hashes: list[str]) -> Wheel:
-    source = f"Pose2Sim/{folder}"
-    files = {
-        f"{kind}/cam{i:02d}.mp4": (f"{source}/videos/cam{i:02d}.mp4", sha256)
-        for i, sha256 in enumerate(hashes, start=1)
-    }
-    calibration = "fd90e4bbae3278ef1dc0cdd42a34ee06bf88286f628a02c00a29407aa39e34c5"
-    files[f"{kind}/Calib.qca.txt"] = (f"{source}/calibration/Calib.qca.txt", calibration)
-    return Wheel("pose2sim==0.10.49", "BSD-3-Clause", 51, files)
-
-
 BLAZEPOSE = Wheel(
     "mediapipe==0.10.21",
     "Apache-2.0",
@@ -61,49 +51,66 @@ BLAZEPOSE = Wheel(
         ),
     },
 )
-SAMPLES = {
-    "sports2d": Wheel(
-        "sports2d==0.8.34",
-        "BSD-3-Clause",
-        9,
-        {
-            "sports2d.mp4": (
-                "Sports2D/Demo/demo.mp4",
-                "d9a66417185647b112304b57093f0c180f37a768e6a14daca75ca541f3b78039",
-            )
-        },
+SPORTS2D = Wheel(
+    "sports2d==0.8.34",
+    "BSD-3-Clause",
+    9,
+    {
+        "sports2d.mp4": (
+            "Sports2D/Demo/demo.mp4",
+            "d9a66417185647b112304b57093f0c180f37a768e6a14daca75ca541f3b78039",
+        )
+    },
+)
+# The same motion and cameras twice; in the wheel both files of a camera have the same name.
+POSE2SIM_SHA256 = {
+    ("single", "Demo_SinglePerson"): (
+        "cf4f2816c86bea4bfbea255333d8626ff32a3ecabdab8b0fb147cea9167fde3a",
+        "94ff87cf978b8406e8aa36ab3c5362e72848994e87652f0dc7a33c315e8e0442",
+        "b8b329f832f178f27ecb78d024d5026b96c6adb36c387bfe2c0af85eab8a11ca",
+        "b5c0e7863fd70d008e7178d3c556b045b0ea5f78fcd61ca548a0b2e807e641f7",
     ),
-    "pose2sim_single": _pose2sim(
-        "pose2sim_single",
-        "Demo_SinglePerson",
-        [
-            "cf4f2816c86bea4bfbea255333d8626ff32a3ecabdab8b0fb147cea9167fde3a",
-            "94ff87cf978b8406e8aa36ab3c5362e72848994e87652f0dc7a33c315e8e0442",
-            "b8b329f832f178f27ecb78d024d5026b96c6adb36c387bfe2c0af85eab8a11ca",
-            "b5c0e7863fd70d008e7178d3c556b045b0ea5f78fcd61ca548a0b2e807e641f7",
-        ],
-    ),
-    "pose2sim_multi": _pose2sim(
-        "pose2sim_multi",
-        "Demo_MultiPerson",
-        [
-            "543cee6a4c2c2b52dc9eac9137ee63d14f1f84e706a9a7264769edcb11e5ea53",
-            "8895092a7cf26359205a427b7ac2f4a935c2e0bd36d9b7a5140cb33faa468a6b",
-            "d3daf48cdf9f5603868ddb99166ddaf9b12279e7ce968922926560d5fd3f0c99",
-            "1490149dc40e7301fa5ceae23862b044ba5c398a8b2a40df21ed894702728c09",
-        ],
+    ("multi", "Demo_MultiPerson"): (
+        "543cee6a4c2c2b52dc9eac9137ee63d14f1f84e706a9a7264769edcb11e5ea53",
+        "8895092a7cf26359205a427b7ac2f4a935c2e0bd36d9b7a5140cb33faa468a6b",
+        "d3daf48cdf9f5603868ddb99166ddaf9b12279e7ce968922926560d5fd3f0c99",
+        "1490149dc40e7301fa5ceae23862b044ba5c398a8b2a40df21ed894702728c09",
     ),
 }
+POSE2SIM = Wheel(
+    "pose2sim==0.10.49",
+    "BSD-3-Clause",
+    51,
+    {
+        "pose2sim/Calib.qca.txt": (
+            "Pose2Sim/Demo_SinglePerson/calibration/Calib.qca.txt",
+            "fd90e4bbae3278ef1dc0cdd42a34ee06bf88286f628a02c00a29407aa39e34c5",
+        ),
+        **{
+            f"pose2sim/{kind}_cam{i:02d}.mp4": (f"Pose2Sim/{folder}/videos/cam{i:02d}.mp4", sha256)
+            for (kind, folder), hashes in POSE2SIM_SHA256.items()
+            for i, sha256 in enumerate(hashes, start=1)
+        },
+    },
+)
 
 
 def main() -> int:
     style = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=style)
-    parser.add_argument("--sample", choices=["none", *SAMPLES, "all"], default="sports2d", help="clips")
+    parser.add_argument(
+        "--sample", choices=["none", "sports2d"], default="sports2d", help="clip of `make demo`"
+    )
+    parser.add_argument(
+        "--benchmark", action="store_true", help="also the clips of scripts/open/benchmark.py"
+    )
     parser.add_argument("--output", type=Path, default=Path("downloads"), help="folder for the files")
     arguments = parser.parse_args()
-    chosen = {"none": [], "all": list(SAMPLES.values())}.get(arguments.sample)
-    wheels = [BLAZEPOSE, *([SAMPLES[arguments.sample]] if chosen is None else chosen)]
+    wheels = [BLAZEPOSE]
+    if arguments.sample == "sports2d":
+        wheels.append(SPORTS2D)
+    if arguments.benchmark:
+        wheels.append(POSE2SIM)
     try:
         fetch(wheels, arguments.output)
     except MoroError as error:
