@@ -308,7 +308,7 @@ def save_weights(system: MoRoSystem, path: str | Path, half: bool = True) -> Non
     save_tensors(path, dict(system.state_dict()), system.metadata(), half=half)
 
 
-def provide_stats(system: MoRoSystem, cfg: DictConfig, data: MotionDataModule) -> None:
+def provide_stats(system: MoRoSystem, cfg: DictConfig, data: MotionDataModule | None = None) -> None:
     """Set the trajectory statistics if the task needs them and no checkpoint brought any (spec: models 3.7).
 
     From the file `model.trajectory_stats` if it exists, else from AMASS or, in training, the open motions.
@@ -319,7 +319,7 @@ def provide_stats(system: MoRoSystem, cfg: DictConfig, data: MotionDataModule) -
     if path is not None and Path(path).is_file():
         system.set_trajectory_stats(TrajectoryStats.load(path))
         _log.info("trajectory statistics: %s", path)
-    elif cfg.mode == "train" or cfg.dataset.name != "open":
+    elif data is not None and (cfg.mode == "train" or cfg.dataset.name != "open"):
         system.set_trajectory_stats(data.trajectory_stats())
         _log.info("trajectory statistics: %s", json.loads(system.metadata()["trajectory_stats"]))
     else:

@@ -13,7 +13,13 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from models.backbones.human_fov import estimate_focal_length, load_human_fov
-from models.mask_transformer.build import build_system, choose_checkpoint, load_weights, resolve_paths
+from models.mask_transformer.build import (
+    build_system,
+    choose_checkpoint,
+    load_weights,
+    provide_stats,
+    resolve_paths,
+)
 from models.mask_transformer.data.module import collate
 from models.mask_transformer.system import MoRoSystem, Recovered
 from models.recovery.condition import PersonCondition, add_crops, condition_of_track
@@ -87,6 +93,7 @@ def load_system(cfg: DictConfig, checkpoint: Path) -> MoRoSystem:
     """The network with its weights, on the device of `demo.device`, in eval mode."""
     system = build_system(cfg, initialise=False)
     load_weights(system, checkpoint)
+    provide_stats(system, cfg)  # released weights carry none
     return system.to(choose_device(cfg.demo.device)).eval()
 
 
