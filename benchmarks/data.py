@@ -70,20 +70,19 @@ def training_set(folder: Path, frames: int) -> EgoBodyDataset:
 
 
 def plain_item(dataset: EgoBodyDataset, index: int, rng: np.random.Generator) -> dict[str, Any]:
-    """`EgoBodyDataset.item` with a body model call wherever a body is needed, whole images undistorted, crops
-    and their normalisation in float64 (spec: data 4.4, D22)."""
+    """`EgoBodyDataset.item` with two calls of the body model, whole images undistorted, crops and their
+    normalisation in float64, frame by frame (spec: data 4.4, D22)."""
     sequence, start, stop = dataset.clips[index]
     settings, body = dataset.settings, dataset.bodies[sequence.gender]
     view = sequence.views[rng.integers(len(sequence.views))]
     parameters = sequence.motion.parameters(start, stop)
     pelvis = local_body(body, parameters).root_pos  # to move the parameters into the camera's frame
     person = moved_body(body, parameters, pelvis, view.master2cam)
-    world = moved_body(body, parameters, pelvis, sequence.master2world)
+    world = person.joints() @ view.cam2world[:3, :3].T + view.cam2world[:3, 3]
     K = torch.from_numpy(view.lens.K).float()
     center, scale = boxes_of_joints(person.joints(), K)
     if settings.augmentation is not None:
-        crop = moved_body(body, parameters, pelvis, view.master2cam)  # once more, for its keypoints
-        center, scale = settings.augmentation.apply(center, scale, crop, K, view.lens.size, rng)
+        center, scale = settings.augmentation.apply(center, scale, person, K, view.lens.size, rng)
     frames, names = stop - start, sequence.motion.frames[start:stop]
     K = K.expand(frames, 3, 3)
     return {
@@ -93,7 +92,7 @@ def plain_item(dataset: EgoBodyDataset, index: int, rng: np.random.Generator) ->
         "root_pos": person.root_pos,
         "rotation": person.rotation,
         "translation": person.translation,
-        "contact_label": contact_labels(world.joints(), settings.contact_threshold, settings.contact_hand),
+        "contact_label": contact_labels(world, settings.contact_threshold, settings.contact_hand),
         "K": K,
         "center": center.float(),
         "scale": scale.float(),

@@ -19,7 +19,8 @@ import torch
 from benchmarks.harness import Options, Row, Run, Target
 from models.mask_transformer.build import build_system, resolve_paths, save_weights
 from models.mask_transformer.system import MoRoSystem
-from models.recovery.pipeline import recover_video
+from models.recovery.outputs import dump_results
+from models.recovery.pipeline import load_system, recover_video
 from moro.body.fitting import fit_body
 from moro.config import compose_config
 from moro.geometry.trajectory import TrajectoryStats
@@ -127,9 +128,10 @@ class Stages:
             (BlazePose, "landmarks", self._function("landmarks", BlazePose.landmarks)),
             (MoRoSystem, "recover", self._function("recover", MoRoSystem.recover)),
         ]
-        loaded = list(sys.modules.values())
-        users = [module for module in loaded if getattr(module, "fit_body", None) is fit_body]
-        places += [(module, "fit_body", self._function("fit", fit_body)) for module in users]
+        for stage, function in (("fit", fit_body), ("write", dump_results), ("load", load_system)):
+            name, timed = function.__name__, self._function(stage, function)
+            users = [m for m in list(sys.modules.values()) if getattr(m, name, None) is function]
+            places += [(user, name, timed) for user in users]
         before = [(owner, name, getattr(owner, name)) for owner, name, _ in places]
         for owner, name, function in places:
             setattr(owner, name, function)
@@ -155,6 +157,7 @@ class Stages:
         def timed(*arguments: Any, **options: Any) -> Iterator[Any]:
             values = function(*arguments, **options)
             advance = self._function(stage, lambda: next(values, None))
-            return iter(advance, None)  # frames are arrays, never None
+            while (value := advance()) is not None:
+                yield value
 
         return timed

@@ -116,6 +116,7 @@ class Row:
     files      makes files that both variants read, in a process of its own; also a function of a module
     twin       whether there is a "plain" variant
     units      frames or meshes of one run; times are given per unit
+    gflop      10^9 floating-point operations that ours cannot do without, per unit; for the roofline
     tolerance  largest difference, relative to the largest value; of integers the share that differs
     skip       why it cannot be measured here
     """
@@ -128,6 +129,7 @@ class Row:
     files: Callable[[], None] | None = None
     twin: bool = True
     units: int = 1
+    gflop: float | None = None
     tolerance: float = 1e-4
     skip: str | None = None
 
@@ -145,6 +147,7 @@ class Result:
     size: str
     units: int
     target: str
+    gflop: float | None = None
     plain_ms: float | None = None
     ours_ms: float | None = None
     ratio: float | None = None
@@ -166,7 +169,9 @@ class Result:
 
 def measure(row: Row, seconds: float = 60.0) -> Result:
     """Measure one row; what goes wrong is said in `skipped` and never raised."""
-    result = Result(row.name, row.what, row.size, row.units, str(row.target), skipped=row.skip)
+    result = Result(
+        row.name, row.what, row.size, row.units, str(row.target), row.gflop, skipped=row.skip
+    )  # fmt: skip
     if row.skip is not None:
         return result
     try:

@@ -20,6 +20,7 @@ from moro.io.atomic import atomic_path
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs/benchmarks.md"
+CEILING = "ceilings.matmul"
 START, END = "<!-- results: start -->", "<!-- results: end -->"
 COLUMNS = (
     "what", "size", "twin ms", "ours ms", "ratio", "twin MB", "ours MB", "difference", "target", "met?"
@@ -124,6 +125,32 @@ def cells(result: Result) -> list[str]:
     ]  # fmt: skip
 
 
+def roofline(results: Iterable[Result]) -> list[str]:
+    """How near each row with a known amount of arithmetic comes to what a plain matrix product reaches here.
+
+    A twin that is itself near the ceiling bounds the ratio that anything can reach.
+    """
+    by_name = {result.name: result for result in results if result.ours_ms}
+    ceiling = by_name.pop(CEILING, None)
+    if ceiling is None:
+        return []
+    limit = ceiling.gflop / ceiling.ours_ms  # 10^9 operations per ms
+    lines = [f"{CEILING}: {1e3 * limit:.0f} GFLOP/s"]
+    for name, result in by_name.items():
+        if result.gflop is None:
+            continue
+        least = result.gflop / limit
+        rate, share = 1e3 * result.gflop / result.ours_ms, 100 * least / result.ours_ms
+        line = (
+            f"{name}: {result.gflop:.3g} GFLOP per unit at {rate:.0f} GFLOP/s, {share:.0f} % of the ceiling; "
+            f"at best {_number(least)} ms"
+        )
+        if result.plain_ms:
+            line += f", {result.plain_ms / least:.1f}x faster than the twin"
+        lines.append(line)
+    return lines
+
+
 def _number(value: float | None) -> str:
     """Three digits that matter, and no exponent."""
     if value is None:
@@ -137,16 +164,21 @@ def table(results: Iterable[Result]) -> str:
     rows = [COLUMNS, *(cells(result) for result in results)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS) - 1)]
     lines = ["  ".join([*(text.ljust(w) for text, w in zip(row, widths)), row[-1]]).rstrip() for row in rows]
-    return "\n".join([*lines, *(f"{r.name}: {note}" for r in results for note in r.notes)])
+    return "\n".join([*lines, *notes_of(results), *roofline(results)])
+
+
+def notes_of(results: Iterable[Result]) -> list[str]:
+    return [f"{result.name}: {note}" for result in results for note in result.notes]
 
 
 def markdown(results: Iterable[Result]) -> str:
     """For the document; times are per unit, memory is above that of the imports."""
     results = list(results)
     lines = [COLUMNS, ["---"] * len(COLUMNS), *(cells(result) for result in results)]
-    notes = [f"- {result.what}, {result.size}: {note}" for result in results for note in result.notes]
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return text + ("\n\n" + "\n".join(notes) if notes else "")
+    for title, below in (("Notes", notes_of(results)), ("Roofline", roofline(results))):
+        text += f"\n\n{title}:\n\n" + "\n".join(f"- {line}" for line in below) if below else ""
+    return text
 
 
 def main() -> int:

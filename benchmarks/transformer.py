@@ -61,6 +61,7 @@ def rows(options: Options) -> list[Row]:
             Row(
                 f"transformer.decode-{frames}", DECODING, f"width 1024, {frames} frames", prepare,
                 Target(speedup=1.6), units=frames, tolerance=0.01,
+                gflop=None if quick else PASSES * pass_gflop(frames) + image_gflop(),
             )
         )  # fmt: skip
     found.append(
@@ -87,6 +88,8 @@ def rows(options: Options) -> list[Row]:
                 f"training step of stage 5{', with ViT-H' * vit}", f"1 clip of {short} frames",
                 partial(train, Setting(quick, short, tables, vit)),
                 Target(speedup=2, mb=None if vit else 6000), tolerance=0.01, skip=skip,
+                # a pass without gradient; one with, whose backward costs twice its forward
+                gflop=None if quick or vit else short * (4 * pass_gflop(short) + image_gflop()),
             )
         )  # fmt: skip
     return found
@@ -99,6 +102,31 @@ def config(setting: Setting) -> DictConfig:
     if folder:
         tokens.append(f"model.vqvae.meshconv.connection_folder={folder}")
     return compose_config("config", ["option=video_train", *tokens, *(TINY if setting.quick else ())])
+
+
+# ------------------------------------------------------------------------------------- amount of arithmetic
+
+
+def pass_gflop(frames: int) -> float:
+    """Of motion encoder and decoder at release size, per frame; heads are left out."""
+    joint, image = 87, 192
+    last = layer_gflop(joint + image + 2, joint + 2, frames)
+    return 4 * layer_gflop(joint + 1, joint + 1, frames) + layer_gflop(joint + image + 2, None, frames) + last
+
+
+def layer_gflop(tokens: int, kept: int | None, frames: int, width: int = 1024, reach: int = 60) -> float:
+    """Both streams of a layer that finishes `kept` of its tokens (default all), per frame."""
+    kept = tokens if kept is None else kept
+    square, mlp = width**2, 8 * width**2  # multiplications per token of a projection, of an MLP
+    seen = sum(min(f + reach, frames - 1) - max(f - reach, 0) + 1 for f in range(frames)) / frames
+    spatial = 2 * square * tokens + (2 * square + mlp + 2 * tokens * width) * kept
+    temporal = 4 * square + mlp + 2 * seen * width  # per token
+    return 2 * (2 * spatial + temporal * (kept + tokens)) / 1e9
+
+
+def image_gflop(tokens: int = 193, width: int = 1024) -> float:
+    """Of the image encoder's two layers, per frame."""
+    return 2 * (2 * tokens * (12 * width**2 + 2 * tokens * width) + tokens * 1280 * width) / 1e9
 
 
 # ----------------------------------------------------------------------------------------- temporal attention

@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 
 from benchmarks.harness import Result, Row, Target, difference_of, judge, measure
-from benchmarks.report import END, START, Machine, read_results, table, update_document, write_results
+from benchmarks.report import (
+    CEILING,
+    END,
+    START,
+    Machine,
+    read_results,
+    roofline,
+    table,
+    update_document,
+    write_results,
+)
 from tests.benchmarks import trivial
 
 
@@ -89,3 +99,12 @@ def test_files_of_results(result: Result, tmp_path: Path) -> None:
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
     assert "| squares | 1000 numbers |" in text and "nothing there" in text and str(machine) in text
     assert "by one product" in table(results.values())
+
+
+def test_roofline() -> None:
+    ceiling = Result(CEILING, "", "", 1, "", gflop=20.0, ours_ms=100.0)
+    row = Result("t.row", "", "", 1, "", gflop=10.0, ours_ms=80.0, plain_ms=150.0)
+    assert roofline([row]) == []
+    first, second = roofline([ceiling, row])
+    assert first.endswith("200 GFLOP/s")
+    assert "at 125 GFLOP/s, 62 % of the ceiling; at best 50 ms, 3.0x faster than the twin" in second

@@ -22,7 +22,7 @@ def dense_layer(x: Tensor, table: np.ndarray, parameters: dict[str, Tensor], dim
         matrices = parameters["weights"].reshape(num_bases, dim_out, C_in)
         coefficients = parameters["w_weights"] * mask[..., None]  # (P_out, M, W)
         theta = torch.einsum("pmw,woi->pmoi", coefficients, matrices)
-        conv = parameters["bias"] + torch.einsum("pmoi,bpmi->bpo", theta, padded[:, ids])
+        conv = parameters["bias"] + torch.einsum("pmoi,bpmi->bpmo", theta, padded[:, ids]).sum(2)
         out = out + (1 - rate) ** 0.5 * (conv if last else F.elu(conv))
     if rate > 0:
         y = padded @ parameters["weight_res"].t() if "weight_res" in parameters else padded
