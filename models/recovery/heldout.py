@@ -4,7 +4,7 @@ Ground truth is exact, so errors are split by what the camera could see: a joint
 something hid it or it lay outside the image.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +13,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from models.mask_transformer.build import build_system, choose_checkpoint, load_weights, resolve_paths
 from models.mask_transformer.data.module import collate
 from models.mask_transformer.data.open_motion import OpenMotionDataset
 from models.mask_transformer.system import MoRoSystem
+from moro.body.loading import load_body_model
+from moro.config import compose_config
 from moro.geometry.alignment import similarity_align
 from moro.metrics.errors import (
     acceleration_error,
@@ -26,6 +29,7 @@ from moro.metrics.errors import (
 )
 
 FRAMES_PER_PASS = 256  # single frames given to the network at once
+WHOLE_SEQUENCE = 100_000  # frames; longer than any motion, so that an item is a sequence
 FEET = [7, 10, 8, 11]
 TORSO = [0, 1, 2, 12, 16, 17]  # joints that tell where somebody faces
 
@@ -57,9 +61,59 @@ class Scores:
         return row
 
 
-def evaluate(
-    dataset: OpenMotionDataset, methods: Mapping[str, Predictor], limit: int | None = None
-) -> dict[str, dict[str, float]]:
+Table = dict[str, dict[str, float]]
+
+
+def held_out_table(overrides: Sequence[str], split: str = "test", limit: int | None = None) -> Table:
+    """{method: {measure: value}} of the open model on a split of the motion data.
+
+    overrides  configuration, as on the command line; `tag=release`, the shipped weights, unless it says other
+    Methods: MoRo (the video model on whole sequences), its single-frame stage, the same with hidden joints
+    interpolated in time, and the mean pose placed where the single-frame stage says.
+    """
+    video, frame = load_stage("video_train", overrides), load_stage("video_pretrain", overrides)
+    cfg = video.cfg
+    body = load_body_model(cfg.dataset.bm_path, cfg.dataset.model_type)
+    root = cfg.dataset.dataset_root or cfg.dataset.roots.open
+    dataset = OpenMotionDataset(root, split, body, clip_len=WHOLE_SEQUENCE, camera=True)
+    single = frame_method(frame)
+    mean = mean_joints(frame, (dataset[i]["mesh"] for i in range(0, len(dataset), 8)))
+    methods = {
+        "MoRo": clip_method(video),
+        "single frame": single,
+        "single frame, gaps interpolated": interpolated(single),
+        "mean pose": mean_pose(single, mean),
+    }
+    return evaluate(dataset, methods, limit)
+
+
+def load_stage(stage: str, overrides: Sequence[str]) -> MoRoSystem:
+    """A trained stage of the open model: shipped (tag=release, the default here) or of the tag given."""
+    chosen = [f"option=[inference,{stage}]", "preset=open", "tag=release", *overrides]
+    cfg, paths = resolve_paths(compose_config("config", chosen))
+    system = build_system(cfg, initialise=False)
+    load_weights(system, choose_checkpoint(cfg, paths))
+    return system.eval()
+
+
+def format_table(table: Table) -> str:
+    """Lines of text: a row for each outer key, a column for each inner one; NaN where a row lacks it."""
+    columns = list(dict.fromkeys(name for row in table.values() for name in row))
+    first = max(len(name) for name in table)
+    lines = [" ".join((" " * first, *(f"{name:>10}" for name in columns)))]
+    for name, row in table.items():
+        values = (f"{row.get(column, float('nan')):{max(10, len(column))}.2f}" for column in columns)
+        lines.append(" ".join((f"{name:<{first}}", *values)))
+    return "\n".join(lines)
+
+
+def transposed(table: Table) -> Table:
+    """Rows and columns exchanged."""
+    names = dict.fromkeys(name for row in table.values() for name in row)
+    return {name: {key: row[name] for key, row in table.items() if name in row} for name in names}
+
+
+def evaluate(dataset: OpenMotionDataset, methods: Mapping[str, Predictor], limit: int | None = None) -> Table:
     """Error table {method: {measure: value}} over a data set whose items are whole sequences.
 
     methods  sample → joints (F, 22, 3) in the camera frame, metres

@@ -175,6 +175,20 @@ def recover_people(
     folder: Path,
 ) -> None:
     """results.pkl of every person; the meshes go through a file, so memory does not grow with the video."""
+    names = [f"{index:06d}.jpg" for index in range(len(people[0].scale))]
+    for name, contact in recover_meshes(cfg, system, people, K, folder).items():
+        meshes = np.load(meshes_file(folder, name), mmap_mode="r")
+        dump_results(folder / name / "results.pkl", names, meshes, contact)
+
+
+def recover_meshes(
+    cfg: DictConfig,
+    system: MoRoSystem,
+    people: Sequence[PersonCondition],
+    K: torch.Tensor,
+    folder: Path,
+) -> dict[str, NDArray]:
+    """Every person's meshes (L, V, 3) into `meshes_file(folder, name)`; returns contacts (L, 4|6) by name."""
     length = len(people[0].scale)
     names = [f"{index:06d}.jpg" for index in range(length)]
     dataset = DemoDataset(people, K, names, cfg.dataset.clip_len, cfg.dataset.overlap_len)
@@ -194,9 +208,9 @@ def recover_people(
         kept = slice(first - window.start, None)
         vertices[name][first : window.stop] = result.vertices[0, kept].float().cpu().numpy()
         contact[name][first : window.stop] = (result.contact[0, kept] > 0).cpu().numpy()
-    for name, meshes in vertices.items():
+    for meshes in vertices.values():
         meshes.flush()
-        dump_results(folder / name / "results.pkl", names, meshes, contact[name])
+    return contact
 
 
 def recover_window(cfg: DictConfig, system: MoRoSystem, item: dict) -> Recovered:

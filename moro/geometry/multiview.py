@@ -162,7 +162,13 @@ def refine_motion(
     for _ in range(rounds):
         lengths = (points[:, first] - points[:, second]).norm(dim=-1).median(0).values  # (bones,)
         motion = points.clone().requires_grad_()
-        optimiser = torch.optim.LBFGS([motion], max_iter=80, history_size=20, line_search_fn="strong_wolfe")
+        optimiser = torch.optim.LBFGS(
+            [motion],
+            max_iter=80,
+            tolerance_change=1e-5,  # metres
+            history_size=20,
+            line_search_fn="strong_wolfe",
+        )
 
         def loss(motion: Tensor = motion, lengths: Tensor = lengths) -> Tensor:
             views = robust_cost(_residual(motion, pixels, projection), weight, scale).sum() / (scale / 2) ** 2
