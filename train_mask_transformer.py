@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 from pytorch_lightning.loggers import CSVLogger, Logger
 
+from models.distributed import build_trainer
 from models.mask_transformer.build import (
     RunPaths,
     build_lifting,
@@ -44,6 +45,8 @@ def main(cfg: DictConfig) -> None:
 def train(cfg: DictConfig, paths: RunPaths, data: MotionDataModule) -> None:
     checkpoint = cfg.resume_ckpt or paths.last
     if cfg.model.task == "backbone":
+        if cfg.trainer.strategy == "fsdp":
+            raise MoroError("trainer.strategy=fsdp has nothing to spread in backbone_pretrain; leave it out")
         fit(cfg, paths, build_lifting(cfg), data, checkpoint)
         return
     system = build_system(cfg, initialise=not cfg.resume)
@@ -56,6 +59,8 @@ def train(cfg: DictConfig, paths: RunPaths, data: MotionDataModule) -> None:
                 "its weights with resume_weights_only=true"
             )
     provide_stats(system, cfg, data)
+    if cfg.compile:
+        system.compile_blocks(cfg.compile)
     fit(cfg, paths, system, data, checkpoint)
 
 
@@ -87,13 +92,9 @@ def with_weights(cfg: DictConfig, checkpoint: str, data: MotionDataModule) -> Mo
 
 
 def make_trainer(cfg: DictConfig, paths: RunPaths, **options: object) -> pl.Trainer:
-    """Lightning's Trainer with our loggers; more than one device: DDP."""
+    """Lightning's Trainer with our loggers."""
     settings = {"default_root_dir": str(paths.stage), "logger": loggers(cfg, paths), **cfg.trainer, **options}
-    trainer = pl.Trainer(**settings)
-    if trainer.world_size > 1 and "strategy" not in cfg.trainer:
-        settings["strategy"] = "ddp_find_unused_parameters_true"  # some heads get no gradient in some tasks
-        trainer = pl.Trainer(**settings)
-    return trainer
+    return build_trainer(find_unused=True, **settings)  # some heads get no gradient in some tasks
 
 
 def loggers(cfg: DictConfig, paths: RunPaths) -> list[Logger]:

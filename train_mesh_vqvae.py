@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger
 
+from models.distributed import build_trainer
 from models.mesh_vq_vae.callbacks import StepProgress
 from models.mesh_vq_vae.data.meshes import MeshMaker
 from models.mesh_vq_vae.data.module import TokenizerData
@@ -47,8 +48,9 @@ def main(cfg: DictConfig) -> None:
         trainer.fit(system, data, ckpt_path=last if cfg.resume else None, weights_only=True)
         trainer.save_checkpoint(last)
         weights = folder / "tokenizer.safetensors"
-        save_tensors(weights, system.mesh_vqvae.state_dict(), system.metadata(), half=True)
-        logger.info("trained tokenizer: %s and %s", last, weights)
+        if trainer.is_global_zero:
+            save_tensors(weights, system.mesh_vqvae.state_dict(), system.metadata(), half=True)
+            logger.info("trained tokenizer: %s and %s", last, weights)
     else:
         path = Path(cfg.ckpt_path or last)
         system.load_weights(*load_tensors(path), str(path))
@@ -73,15 +75,18 @@ def make_system(cfg: DictConfig, data: TokenizerData, splits: tuple[str, ...]) -
 
 
 def make_trainer(cfg: DictConfig, folder: Path) -> pl.Trainer:
-    arguments = {"use_distributed_sampler": False, **OmegaConf.to_container(cfg.trainer, resolve=True)}
+    arguments = OmegaConf.to_container(cfg.trainer, resolve=True)
+    if arguments.get("strategy") == "fsdp":
+        raise MoroError("trainer.strategy=fsdp is for the masked transformer; the tokenizer has 7 million "
+                        "parameters, leave the strategy out.")
     callbacks: list[pl.Callback] = [
         ModelCheckpoint(folder / "checkpoints", filename="{step}", every_n_train_steps=cfg.checkpoint_every,
                         save_top_k=1, save_last=True, enable_version_counter=False),
     ]
     if arguments.pop("enable_progress_bar", True):
         callbacks.append(StepProgress(SHOWN))
-    return pl.Trainer(logger=make_loggers(cfg, folder), callbacks=callbacks, enable_progress_bar=False,
-                      enable_model_summary=False, **arguments)
+    return build_trainer(logger=make_loggers(cfg, folder), callbacks=callbacks, enable_progress_bar=False,
+                         enable_model_summary=False, **arguments)
 
 
 def make_loggers(cfg: DictConfig, folder: Path) -> list[Logger]:

@@ -24,9 +24,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -34,6 +36,8 @@ from moro.errors import MoroError
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 FREE_FORM = ("hydra", "optim.scheduler", "dataset.noise")
+# What gives the jobs of a sweep result folders of their own.
+FOLDER_KEYS = ("tag", "subtag", "name", "benchmark", "option", "preset", "data", "meshconv")
 
 _OPERATORS: dict[type, Callable[..., float]] = {
     ast.Add: operator.add,
@@ -89,6 +93,9 @@ def register_resolvers() -> None:
     """Make `${eval:...}` and `${slug:...}` known to OmegaConf; may be called any number of times."""
     OmegaConf.register_new_resolver("eval", arithmetic, replace=True)
     OmegaConf.register_new_resolver("slug", slug, replace=True)
+
+
+register_resolvers()  # at import: the processes of a sweep compose before anything of ours is called
 
 
 # -------------------------------------------------------------------------------------------- declaration
@@ -260,8 +267,19 @@ def _clean_command_line(argv: Sequence[str], config_dir: Path, config_name: str)
     if args.config_dir or args.config_path:
         raise MoroError("--config-dir and --config-path are not supported; put group files below configs/")
     declaration = Declaration(config_dir, args.config_name or config_name)
+    if args.multirun:
+        _check_sweep(args.overrides)
     cleaned = {line: _clean_override(line, declaration) for line in args.overrides}
     return [cleaned.get(word, word) for word in argv]
+
+
+def _check_sweep(overrides: Iterable[str]) -> None:
+    """Raise MoroError if the jobs of a sweep would write into one folder."""
+    varied = (line.split("=", 1) for line in overrides if "=" in line and ("," in line or "${" in line))
+    keys = [key.lstrip("+") for key, _ in varied]
+    if not any(key in FOLDER_KEYS or key.startswith("demo.") for key in keys):
+        raise MoroError("the runs of this sweep would write into one folder; give each its own tag, e.g. "
+                        "'tag=lr_${optim.lr}'")
 
 
 # ------------------------------------------------------------------------------------------------ composing
@@ -303,7 +321,7 @@ def hydra_main(
 
     The command line is checked before Hydra composes (Hydra's flags work, multirun too), the result after it;
     random generators are seeded by `cfg.seed`; a MoroError ends the program with one line on stderr and
-    status 1.
+    status 1 (in a sweep, the job: the others go on).
     """
 
     def decorator(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
@@ -311,10 +329,10 @@ def hydra_main(
 
         @functools.wraps(task)
         def run(config: DictConfig) -> Any:
+            job = HydraConfig.get()
             # inside Hydra's job: an exception would be printed as a traceback
-            with ExitOnMoroError():
-                name = hydra.core.hydra_config.HydraConfig.get().job.config_name
-                Declaration(config_dir, name).check(config)
+            with ExitOnMoroError(leave=job.mode == RunMode.RUN):
+                Declaration(config_dir, job.job.config_name).check(config)
                 seed_everything(config.get("seed", 0))
                 return task(config)
 
@@ -337,7 +355,10 @@ def seed_everything(seed: int) -> None:
 
 
 class ExitOnMoroError:
-    """Context in which a MoroError becomes one line on stderr and exit status 1."""
+    """Context in which a MoroError becomes one line on stderr and, if `leave`, exit status 1."""
+
+    def __init__(self, leave: bool = True) -> None:
+        self.leave = leave
 
     def __enter__(self) -> None:
         return None
@@ -346,7 +367,8 @@ class ExitOnMoroError:
         if isinstance(error, MoroError):
             sys.stderr.write(f"error: {_one_line(error)}\n")
             sys.stderr.flush()
-            sys.exit(1)
+            if self.leave:
+                sys.exit(1)
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,12 +1,13 @@
 """From masked tokens to tokens: a few passes, the surest predictions first (spec: models 6.1, 6.2)."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
-from models.mask_transformer.masking import lowest, uniform
+from models.mask_transformer.draws import uniform
+from models.mask_transformer.masking import lowest
 from models.mask_transformer.network import (
     ImageEncoding,
     MaskTransformer,
@@ -143,7 +144,7 @@ def guided_pass(
     if cond_scale == 1:
         return output
     blind = network.dst_former.decode(output.motion, without_features(image)).logits
-    return replace(output, logits=blind + cond_scale * (output.logits - blind))
+    return output._replace(logits=blind + cond_scale * (output.logits - blind))
 
 
 def sample(logits: Tensor, options: DecodingOptions, generator: Generator | None = None) -> Tensor:

@@ -118,7 +118,8 @@ def _global_metrics(
 
 
 def _sliding(moved: Tensor, batch: Mapping[str, Tensor], output: TransformerOutput) -> Tensor:
-    """Mean sliding of the contact joints, 0 if none stands."""
+    """Mean sliding (B,) of the contact joints of each clip, 0 if none stands."""
     chosen = contact_joints(output.contact.shape[-1])
-    values = foot_sliding(moved[:, :, chosen], global_joints(batch)[:, :, chosen])
-    return values.mean() if values.numel() else moved.new_zeros(())
+    clips = zip(moved[:, :, chosen], global_joints(batch)[:, :, chosen])
+    values = [foot_sliding(prediction, target) for prediction, target in clips]
+    return torch.stack([value.mean() if value.numel() else moved.new_zeros(()) for value in values])

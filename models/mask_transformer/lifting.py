@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from models.backbones.base import Backbone
+from models.distributed import log_weight, means_over_processes
 from models.mask_transformer.losses import code_loss, token_loss
 from models.mask_transformer.optimisation import build_optimizer
 from moro.geometry.alignment import similarity_align
@@ -98,8 +99,9 @@ class LiftingSystem(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         terms, _ = self.losses(batch)
-        self.log("train/loss", terms["loss"].detach(), prog_bar=True)
-        self.log_dict({f"train/{name}": value.detach() for name, value in terms.items() if name != "loss"})
+        logged = means_over_processes({name: value.detach() for name, value in terms.items()})
+        self.log("train/loss", logged.pop("loss"), prog_bar=True)
+        self.log_dict({f"train/{name}": value for name, value in logged.items()})
         return terms["loss"]
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -113,7 +115,7 @@ class LiftingSystem(pl.LightningModule):
             "pa_mpjpe": (similarity_align(local, joints) - joints).norm(dim=-1).mean() * 1000,
         }
         logged = {f"val/{name}": value for name, value in {**terms, **errors}.items()}
-        self.log_dict(logged, sync_dist=True, batch_size=len(joints))
+        self.log_dict(logged, sync_dist=True, batch_size=log_weight(len(joints)))
 
     def configure_optimizers(self) -> dict[str, Any]:
         return build_optimizer(self.parameters(), self.cfg.optim)

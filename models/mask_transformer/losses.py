@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from models.distributed import mean_over_processes
+from models.mask_transformer.draws import Source, exponential_like
 from models.mask_transformer.network import TransformerOutput
 from moro.errors import MoroError
 from moro.geometry.camera import project
@@ -70,32 +72,41 @@ def distance(prediction: Tensor, target: Tensor, kind: str) -> Tensor:
     return _DISTANCES[kind](prediction, target)
 
 
-def code_loss(logits: Tensor, labels: Tensor, ignore: int, focal_gamma: float = 0.0) -> Tensor:
+def code_loss(
+    logits: Tensor, labels: Tensor, ignore: int, focal_gamma: float = 0.0, joint: bool = False
+) -> Tensor:
     """Cross-entropy at the positions whose label is not `ignore` (spec: models 4.6).
 
     logits  (B, K, F, J)
     labels  (B, F, J)
+    joint   count the positions of all processes: the mean of their losses is then that of the whole batch
     """
     K = logits.shape[1]
     rows = logits.permute(0, 2, 3, 1).reshape(-1, K).float()  # (B*F*J, K), no copy: memory is (B, F, J, K)
-    if focal_gamma <= 0:
-        return functional.cross_entropy(rows, labels.flatten(), ignore_index=ignore)
     entropy = functional.cross_entropy(rows, labels.flatten(), ignore_index=ignore, reduction="none")
-    kept = entropy != 0
-    focal = (1 - torch.exp(-entropy)).pow(focal_gamma) * entropy
-    return (focal * kept).sum() / kept.sum().clamp(min=1)
+    kept = labels.flatten() != ignore
+    if focal_gamma > 0:
+        kept = entropy != 0
+        entropy = (1 - torch.exp(-entropy)).pow(focal_gamma) * entropy
+    count = kept.sum().to(entropy.dtype)
+    return entropy.sum() / (mean_over_processes(count) if joint else count).clamp(min=1e-6)
 
 
-def token_loss(logits: Tensor, labels: Tensor, codebook: Tensor, ignore: int) -> Tensor:
+def token_loss(
+    logits: Tensor, labels: Tensor, codebook: Tensor, ignore: int, joint: bool = False
+) -> Tensor:
     """Squared distance of the expected to the true embedding, in units of the codebook's variance.
 
     The cross-entropy counts every wrong code alike; this counts how far off what is decoded will be.
     logits (B, K, F, J), labels (B, F, J), codebook (K, D); positions whose label is `ignore` do not count
+    joint   see `code_loss`
     """
     asked = labels != ignore
     expected = logits.permute(0, 2, 3, 1)[asked].float().softmax(-1) @ codebook  # (N, D)
     error = (expected - codebook[labels[asked]]).square().sum(-1)
-    return error.sum() / asked.sum().clamp(min=1) / codebook.var(0).sum()
+    count = asked.sum().to(error.dtype)
+    count = (mean_over_processes(count) if joint else count).clamp(min=1e-6)
+    return error.sum() / count / codebook.var(0).sum()
 
 
 def trajectory_loss(prediction: Tensor, target: Tensor, kind: str) -> Tensor:
@@ -109,11 +120,12 @@ def skating_loss(joints: Tensor, contact_label: Tensor) -> Tensor:
 
     joints         (B, F, 22, 3)   metres, world or static camera
     contact_label  (B, F-1, 4|6)   1 where the joint stands
+    Of several processes all must call it: the mean of what they get is that of the whole batch.
     """
     chosen = contact_joints(contact_label.shape[-1])
     speed = joints[:, :, chosen].diff(dim=1).norm(dim=-1) * FPS  # (B, F-1, 4|6)
     violation = (speed - SKATING_TOLERANCE).clamp(min=0)
-    return (violation * contact_label).sum() / (contact_label.sum() + 1e-6)
+    return (violation * contact_label).sum() / (mean_over_processes(contact_label.sum()) + 1e-6)
 
 
 def contact_joints(count: int) -> list[int]:
@@ -160,7 +172,13 @@ def keypoint_target(batch: Mapping[str, Tensor]) -> Tensor | None:
 
 
 def gumbel_tokens(
-    logits: Tensor, codebook: Tensor, temperature: float, *, gumbel: bool, straight_through: bool
+    logits: Tensor,
+    codebook: Tensor,
+    temperature: float,
+    *,
+    gumbel: bool,
+    straight_through: bool,
+    generator: Source = None,
 ) -> Tensor:
     """Differentiable token embeddings (spec: models 5.1).
 
@@ -171,7 +189,7 @@ def gumbel_tokens(
     """
     scores = logits.permute(0, 2, 3, 1).float()  # (B, F, J, K)
     if gumbel:
-        scores = scores - torch.empty_like(scores).exponential_().clamp(min=1e-20).log()
+        scores = scores - exponential_like(scores, generator).clamp(min=1e-20).log()
     soft = (scores / temperature).softmax(dim=-1)
     tokens = soft @ codebook
     if straight_through:  # value of the hard choice, gradient of the soft one
@@ -231,9 +249,10 @@ class MoRoLoss(nn.Module):
         stats   normalisation of output.cano_traj; None in task image
         codebook  (K, D), for the token loss
         """
-        losses = {"ce": code_loss(output.logits, labels, self.mask_id, self.weights.focal_gamma)}
+        ce = code_loss(output.logits, labels, self.mask_id, self.weights.focal_gamma, joint=True)
+        losses = {"ce": ce}
         if self.weights.lambda_token > 0:
-            losses["token"] = token_loss(output.logits, labels, codebook, self.mask_id)
+            losses["token"] = token_loss(output.logits, labels, codebook, self.mask_id, joint=True)
         if mesh is None:
             joints = batch["local_joints"][:, frames]
         else:

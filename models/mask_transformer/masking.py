@@ -1,7 +1,7 @@
 """Which tokens are hidden, and what the network sees in their place (spec: models 4).
 
-Random numbers come from the generator given, on its own device (None: torch's default one on the CPU), so
-that a run is repeatable whatever the device of the network.
+Random numbers come from the generator given, or from one of each sample, on its own device (None: torch's
+default one on the CPU), so that a run is repeatable whatever the device of the network.
 """
 
 import math
@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from models.mask_transformer.draws import Source, uniform
 from moro.errors import MoroError
 
 MODES = ("random", "joint", "frame", "full", "inference")
@@ -58,13 +59,7 @@ def check_mode(mode: str) -> None:
         raise MoroError(f"Unknown masking mode '{mode}'; choose from {', '.join(MODES)}.")
 
 
-def uniform(shape: Sequence[int], generator: Generator | None, device: torch.device | str = "cpu") -> Tensor:
-    """Uniform [0, 1) numbers drawn where the generator lives, then moved to `device`."""
-    source = "cpu" if generator is None else generator.device
-    return torch.rand(tuple(shape), generator=generator, device=source).to(device)
-
-
-def mask_ratio(batch: int, tau: float, generator: Generator | None = None) -> Tensor:
+def mask_ratio(batch: int, tau: float, generator: Source = None) -> Tensor:
     """Share (B,) of tokens to hide per sample: cos(pi u / 2), u uniform in [0, tau) (spec: models 4.2)."""
     return torch.cos(uniform((batch,), generator).double() * tau * math.pi / 2)
 
@@ -92,7 +87,7 @@ def build_mask(
     shape: tuple[int, int, int],
     counts: Tensor,
     starts: Tensor | None = None,
-    generator: Generator | None = None,
+    generator: Source = None,
     device: torch.device | str = "cpu",
 ) -> Tensor:
     """Mask with given numbers of hidden positions (random), token indices (joint) or frames (frame).
@@ -119,7 +114,7 @@ def training_mask(
     mode: str,
     shape: tuple[int, int, int],
     tau: float = 1.0,
-    generator: Generator | None = None,
+    generator: Source = None,
     device: torch.device | str = "cpu",
 ) -> Tensor:
     """Mask of one training batch (spec: models 4.2); "inference" starts with everything hidden (4.4).
@@ -141,7 +136,7 @@ def validation_mask(
     mode: str,
     shape: tuple[int, int, int],
     ratio: float = 0.2,
-    generator: Generator | None = None,
+    generator: Source = None,
     device: torch.device | str = "cpu",
 ) -> Tensor:
     """Mask with a fixed ratio, frames in mid-clip (spec: models 4.5); "inference" hides everything."""
@@ -152,7 +147,7 @@ def validation_mask(
     return build_mask(mode, shape, counts, starts, generator, device)
 
 
-def remask(confidence: Tensor, ratio: Tensor | float, generator: Generator | None = None) -> Tensor:
+def remask(confidence: Tensor, ratio: Tensor | float) -> Tensor:
     """Second-pass mask of the "inference" scheme: the least certain positions of the clip (spec: models 4.4).
 
     confidence  (B, F, J)  probability of the predicted id in the first pass
@@ -171,7 +166,7 @@ def corrupt(
     prob_rid: float = 0.0,
     prob_mid: float = 1.0,
     full_label: bool = False,
-    generator: Generator | None = None,
+    generator: Source = None,
 ) -> MaskedTokens:
     """Hide tokens and make the labels (spec: models 4.3).
 
@@ -184,8 +179,7 @@ def corrupt(
     mask_id = num_codes
     replaced = mask & (uniform(ids.shape, generator, ids.device) < prob_rid)
     hidden = mask & ~replaced & (uniform(ids.shape, generator, ids.device) < prob_mid)
-    source = "cpu" if generator is None else generator.device
-    codes = torch.randint(num_codes, ids.shape, generator=generator, device=source).to(ids.device)
+    codes = (uniform(ids.shape, generator, ids.device) * num_codes).long()
     seen = torch.where(replaced, codes, ids).masked_fill(hidden, mask_id)
     labels = ids if full_label else ids.masked_fill(~mask, mask_id)
     return MaskedTokens(seen, labels)

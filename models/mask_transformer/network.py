@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -46,8 +45,7 @@ class Decoding(NamedTuple):
     rotation6d: Tensor  # (B, F, 6)      `rotation` as it left the head, not yet orthonormal
 
 
-@dataclass
-class TransformerOutput:
+class TransformerOutput(NamedTuple):
     """One forward pass; None where the task has no such output (spec: models 3.6)."""
 
     logits: Tensor  # (B, K, F, J), see Decoding.logits

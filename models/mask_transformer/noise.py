@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.mask_transformer.draws import Source, normal_like
 from moro.errors import MoroError
 from moro.geometry.rotation import euler_to_matrix, matrix_to_euler
 
@@ -28,16 +29,17 @@ def noise_level(schedule: Mapping[str, Any] | None, step: int, max_steps: int) -
 
 
 def add_noise(
-    rotation: Tensor, translation: Tensor, sigma_transl: float, sigma_rot: float
+    rotation: Tensor, translation: Tensor, sigma_transl: float, sigma_rot: float, generator: Source = None
 ) -> tuple[Tensor, Tensor]:
     """Independent Gaussian noise per frame, on ZXY Euler angles and on the translation.
 
     rotation (B, F, 3, 3), translation (B, F, 1, 3);  sigmas in degrees and metres
+    generator  see masking.py
     """
     if sigma_rot > 0:
         angles = matrix_to_euler(rotation)
-        angles = angles + torch.randn_like(angles) * torch.pi / 180 * sigma_rot
+        angles = angles + normal_like(angles, generator) * torch.pi / 180 * sigma_rot
         rotation = euler_to_matrix(angles)
     if sigma_transl > 0:
-        translation = translation + torch.randn_like(translation) * sigma_transl
+        translation = translation + normal_like(translation, generator) * sigma_transl
     return rotation, translation

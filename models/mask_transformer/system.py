@@ -13,8 +13,12 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from models.backbones.base import Backbone
+from models.backbones.vit import VisionBlock
+from models.distributed import log_weight, mean_over_processes, means_over_processes, shard_parameters
+from models.mask_transformer.blocks import Block, PostNormLayer
 from models.mask_transformer.data.base import NOT_PER_FRAME
 from models.mask_transformer.decoding import DecodingOptions, generate
+from models.mask_transformer.draws import Draws, draws_of, seeded
 from models.mask_transformer.evaluation import PredictedMeshes, motion_metrics
 from models.mask_transformer.losses import MoRoLoss, code_loss, gumbel_tokens
 from models.mask_transformer.masking import (
@@ -39,6 +43,14 @@ from moro.metrics import token_accuracy
 Batch = dict[str, Any]
 
 MESHES_PER_PASS = 64  # frames decoded at once without gradient
+UNSEEDED = Draws()
+REPEATED = (VisionBlock, Block, PostNormLayer)
+# Heads without a loss (spec: models 3.11).
+UNASKED = {
+    "motion": (),
+    "image": ("d_contact_regressor",),
+    "video": ("m_pose_regressor", "m_contact_regressor"),
+}
 
 
 @dataclass(frozen=True)
@@ -83,6 +95,7 @@ class MoRoSystem(pl.LightningModule):
         self.smoother = smoother
         self.loss = loss
         self.decoding = DecodingOptions(**cfg.model.test.generate)
+        self._validated = 0  # samples of the running validation that this process has had
 
     # ------------------------------------------------------------------------------- statistics, modes
 
@@ -103,6 +116,35 @@ class MoRoSystem(pl.LightningModule):
         super().train(mode)
         self.vqvae.eval()  # frozen parts stay in eval mode; backbone and transformer see to theirs
         return self
+
+    # ---------------------------------------------------------------------------------- block by block
+
+    def repeated_blocks(self) -> list[nn.Module]:
+        """What backbone and transformer are made of: the units of sharding and of compilation."""
+        return [module for module in self.modules() if isinstance(module, REPEATED)]
+
+    def configure_model(self) -> None:
+        """With trainer.strategy=fsdp parameters, gradients, optimiser state are spread over the processes.
+
+        Such a run can be resumed only if every trained parameter gets a gradient; heads that nobody asks in
+        this task are taken out of training.
+        """
+        if self.device_mesh is None:
+            return
+        if self.mask_transformer.token_emb.weight.requires_grad:
+            raise MoroError("model.opt_token=true cannot be trained with trainer.strategy=fsdp; leave it out")
+        former = self.mask_transformer.dst_former
+        for name in UNASKED[self.task]:
+            getattr(former, name).requires_grad_(False)
+        if self.task == "motion" and self.cfg.dataset.clip_len == 1:
+            former.m_contact_regressor.requires_grad_(False)
+        outer = [module for module in (self.backbone, self.smoother, former) if module is not None]
+        shard_parameters([*self.repeated_blocks(), *outer], self.device_mesh, {former: ["encode_image"]})
+
+    def compile_blocks(self, backend: str) -> None:
+        """torch.compile each block in place; names in checkpoints stay as they are."""
+        for block in self.repeated_blocks():
+            block.compile(backend=backend)
 
     # ------------------------------------------------------------------------------------ the pieces
 
@@ -133,7 +175,7 @@ class MoRoSystem(pl.LightningModule):
             chunks = [flat] if torch.is_grad_enabled() else flat.split(MESHES_PER_PASS)
             return torch.cat([self.vqvae.decode(c, quantize=False) for c in chunks]).unflatten(0, (B, F))
 
-    def prepare(self, batch: Batch, testing: bool = False) -> Batch:
+    def prepare(self, batch: Batch, testing: bool = False, draws: Draws = UNSEEDED) -> Batch:
         """The batch with `ids`, `cond` and the trajectories a task needs (spec: models 0.4).
 
         Raises MoroError if the trajectory statistics are needed and missing.
@@ -156,10 +198,10 @@ class MoRoSystem(pl.LightningModule):
         if self.stats is not None and "rotation" in batch:
             batch["cano_traj_clean"] = self.stats.encode(batch["rotation"], batch["translation"])
         if self.task == "motion":
-            batch["cano_traj_noisy"] = self.noisy_trajectory(batch, testing)
+            batch["cano_traj_noisy"] = self.noisy_trajectory(batch, testing, draws)
         return batch
 
-    def noisy_trajectory(self, batch: Batch, testing: bool) -> Tensor:
+    def noisy_trajectory(self, batch: Batch, testing: bool, draws: Draws = UNSEEDED) -> Tensor:
         """(B, F, 9) normalised, from true poses with the noise of this step (spec: models 3.6)."""
         noise = self.cfg.dataset.noise
         if testing and noise is not None:
@@ -167,7 +209,8 @@ class MoRoSystem(pl.LightningModule):
         else:
             schedule = None if noise is None else noise.train
             level = noise_level(schedule, self.global_step, self.cfg.trainer.max_steps)
-        return self.stats.encode(*add_noise(batch["rotation"], batch["translation"], *level))
+        noisy = add_noise(batch["rotation"], batch["translation"], *level, generator=draws.samples)
+        return self.stats.encode(*noisy)
 
     def encode_image(self, batch: Batch) -> ImageEncoding | None:
         if self.task == "motion":
@@ -186,17 +229,19 @@ class MoRoSystem(pl.LightningModule):
 
     # ------------------------------------------------------------------------- masked pass, two if need be
 
-    def masked_pass(self, batch: Batch, mode: str, training: bool) -> tuple[TransformerOutput, MaskedTokens]:
+    def masked_pass(
+        self, batch: Batch, mode: str, training: bool, draws: Draws = UNSEEDED
+    ) -> tuple[TransformerOutput, MaskedTokens]:
         """Mask the true ids by `mode` and predict them (spec: models 4)."""
         model, ids = self.cfg.model, batch["ids"]
         image = self.encode_image(batch)
         if mode == "inference" and self.task == "video":
-            tokens, cano_input = self._second_pass_input(batch, image, training)
+            tokens, cano_input = self._second_pass_input(batch, image, training, draws)
             return self(batch, tokens.ids, image, cano_input), tokens
         if training:
-            mask = training_mask(mode, ids.shape, model.mask_tau, device=ids.device)
+            mask = training_mask(mode, ids.shape, model.mask_tau, draws.samples, ids.device)
         else:
-            mask = validation_mask(mode, ids.shape, model.mask_ratio, device=ids.device)
+            mask = validation_mask(mode, ids.shape, model.mask_ratio, draws.samples, ids.device)
         partial = training and mode not in ("full", "inference")
         tokens = corrupt(
             ids,
@@ -205,38 +250,41 @@ class MoRoSystem(pl.LightningModule):
             prob_rid=model.prob_rid if partial else 0.0,
             prob_mid=model.prob_mid if partial else 1.0,
             full_label=model.full_label,
+            generator=draws.samples,
         )
         return self(batch, tokens.ids, image), tokens
 
     @torch.no_grad()
     def _second_pass_input(
-        self, batch: Batch, image: ImageEncoding, training: bool
+        self, batch: Batch, image: ImageEncoding, training: bool, draws: Draws
     ) -> tuple[MaskedTokens, Tensor]:
         """Predict everything once, hide the least certain again (spec: models 4.4)."""
         model, ids, mask_id = self.cfg.model, batch["ids"], self.mask_transformer.mask_id
         first = self(batch, torch.full_like(ids, mask_id), image)
         confidence, predicted = first.logits.permute(0, 2, 3, 1).float().softmax(-1).max(-1)  # (B, F, J)
-        ratio = mask_ratio(len(ids), model.mask_tau) if training else model.mask_ratio
+        ratio = mask_ratio(len(ids), model.mask_tau, draws.samples) if training else model.mask_ratio
         hidden = remask(confidence, ratio)
         labels = ids if model.full_label else ids.masked_fill(~hidden, mask_id)
         cano_input = self.mask_transformer.dst_former.canonical_input(first.rotation, first.translation)
         return MaskedTokens(predicted.masked_fill(hidden, mask_id), labels), cano_input
 
-    def loss_mesh(self, batch: Batch, logits: Tensor) -> tuple[Tensor | None, slice]:
+    def loss_mesh(
+        self, batch: Batch, logits: Tensor, draws: Draws = UNSEEDED
+    ) -> tuple[Tensor | None, slice]:
         """The predicted mesh every `loss.mesh_every` steps, else None; and the frames the losses look at.
 
         Without a mesh they look at the true joints and train the camera alone, at a third of the cost of a
         step on CPU; the tokens are then trained by their labels.
         """
         if self.with_mesh():
-            return self.differentiable_mesh(logits)
-        return None, self._mesh_frames(logits.shape[2])
+            return self.differentiable_mesh(logits, draws)
+        return None, self._mesh_frames(logits.shape[2], draws)
 
     def with_mesh(self) -> bool:
         """Whether the losses look at the predicted mesh in this training step."""
         return (self.global_step + 1) % self.cfg.model.loss.mesh_every == 0
 
-    def differentiable_mesh(self, logits: Tensor) -> tuple[Tensor, slice]:
+    def differentiable_mesh(self, logits: Tensor, draws: Draws = UNSEEDED) -> tuple[Tensor, slice]:
         """Local meshes (B, F', V, 3) with gradient to the logits, and their frames (spec: models 5.1)."""
         model = self.cfg.model
         with self.full_precision():
@@ -246,16 +294,17 @@ class MoRoSystem(pl.LightningModule):
                 self.temperature(),
                 gumbel=model.gumbel,
                 straight_through=model.straight_through,
+                generator=draws.samples,
             )
-        frames = self._mesh_frames(tokens.shape[1])
+        frames = self._mesh_frames(tokens.shape[1], draws)
         return self.decode_tokens(tokens, frames), frames
 
-    def _mesh_frames(self, num_frames: int) -> slice:
+    def _mesh_frames(self, num_frames: int, draws: Draws) -> slice:
         """All frames, or a random run of `loss.mesh_frames` neighbours."""
         wanted = self.cfg.model.loss.mesh_frames
         if wanted is None or wanted >= num_frames:
             return slice(0, num_frames)
-        start = int(torch.randint(num_frames - wanted + 1, ()))
+        start = int(torch.randint(num_frames - wanted + 1, (), generator=draws.batch))
         return slice(start, start + wanted)
 
     def temperature(self) -> float:
@@ -269,37 +318,40 @@ class MoRoSystem(pl.LightningModule):
     # ----------------------------------------------------------------------------------------- the steps
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        self._seed_step(batch_idx)
         model = self.cfg.model
-        batch = self.prepare(batch)
+        draws = self._seed_step(batch_idx, len(batch["rotation"]))
+        batch = self.prepare(batch, draws=draws)
         logged = (self.global_step + 1) % self.trainer.log_every_n_steps == 0
         if (logged or self.with_mesh()) and "mesh" not in batch:  # of a motion cache: what the tokens say
             batch["mesh"] = self.decode_tokens(self.mask_transformer.embed(batch["ids"]), smooth=False)
-        mode = draw_mode(select_scheme(model.mask_scheme, self.global_step), model.scheme_prob)
-        output, tokens = self.masked_pass(batch, mode, training=True)
-        mesh, frames = self.loss_mesh(batch, output.logits)
+        mode = draw_mode(select_scheme(model.mask_scheme, self.global_step), model.scheme_prob, draws.batch)
+        output, tokens = self.masked_pass(batch, mode, training=True, draws=draws)
+        mesh, frames = self.loss_mesh(batch, output.logits, draws)
         with self.full_precision():
             losses = self.loss(
                 batch, output, tokens.labels, mesh, frames, self.stats, self.mask_transformer.codebook
             )
-        self.log("train/loss", losses["loss"].detach(), prog_bar=True)
+        loss = mean_over_processes(losses["loss"].detach())
+        self.log("train/loss", loss, prog_bar=True)
         if logged:
-            if not torch.isfinite(losses["loss"]):
+            if not torch.isfinite(loss):
                 raise MoroError(
                     f"the loss is not finite at step {self.global_step}; lower optim.lr, or find the cause "
                     "with trainer.detect_anomaly=true"
                 )
             metrics = self._metrics(batch, output, output.logits.argmax(1), tokens.labels)
-            metrics["temperature"] = torch.tensor(self.temperature())
-            terms = {name: value.detach() for name, value in {**losses, **metrics}.items() if name != "loss"}
-            self.log_dict({f"train/{name}": value for name, value in terms.items()})
+            terms = means_over_processes({**losses, **metrics})
+            terms["temperature"] = torch.tensor(self.temperature())
+            self.log_dict({f"train/{name}": v.detach() for name, v in terms.items() if name != "loss"})
         return losses["loss"]
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        torch.manual_seed(self.cfg.seed + batch_idx)  # the same masks at every validation
-        batch = self.prepare(batch)
+        first = self._validated if batch_idx else 0
+        self._validated = first + len(batch["rotation"])
+        draws = draws_of([self.cfg.seed], len(batch["rotation"]), first)  # the same masks at every validation
+        batch = self.prepare(batch, draws=draws)
         for mode in self.cfg.model.mode_list:
-            output, tokens = self.masked_pass(batch, mode, training=False)
+            output, tokens = self.masked_pass(batch, mode, training=False, draws=draws)
             logged = self._metrics(batch, output, output.logits.argmax(1), tokens.labels)
             logged["loss_ce"] = code_loss(
                 output.logits, tokens.labels, self.mask_transformer.mask_id, self.cfg.model.loss.focal_gamma
@@ -396,15 +448,16 @@ class MoRoSystem(pl.LightningModule):
 
     def _log_epoch(self, values: Mapping[str, Tensor], prefix: str, size: int, separator: str) -> None:
         named = {f"{prefix}{separator}{name}": value.float() for name, value in values.items()}
-        self.log_dict(named, on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
+        self.log_dict(named, on_step=False, on_epoch=True, sync_dist=True, batch_size=log_weight(size))
 
-    def _seed_step(self, batch_idx: int) -> None:
-        """Random numbers depend on seed, process, step and batch alone, so that runs can be resumed."""
-        numbers = (self.cfg.seed, self.global_rank, self.global_step, batch_idx)
-        seed = 0
-        for number in numbers:
-            seed = (seed * 1_000_003 + number) % 2**63
-        torch.manual_seed(seed)
+    def _seed_step(self, batch_idx: int, rows: int) -> Draws:
+        """Random numbers depend on seed, step, batch and sample alone, so that runs can be resumed.
+
+        Those of layers (dropout, skipped branches) depend on the process instead of the sample.
+        """
+        numbers = (self.cfg.seed, self.global_step, batch_idx)
+        torch.manual_seed(seeded(*numbers, self.global_rank).initial_seed())
+        return draws_of(numbers, rows)
 
     # ---------------------------------------------------------------------------- optimiser, checkpoints
 
@@ -436,7 +489,8 @@ class MoRoSystem(pl.LightningModule):
         checkpoint[METADATA_KEY] = self.metadata()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["state_dict"] = own_tensors(checkpoint["state_dict"], "the checkpoint")
+        if "state_dict" in checkpoint:  # with fsdp Lightning has loaded it already
+            checkpoint["state_dict"] = own_tensors(checkpoint["state_dict"], "the checkpoint")
         self.use_metadata(checkpoint.get(METADATA_KEY, {}), "the checkpoint")
 
 

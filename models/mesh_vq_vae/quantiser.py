@@ -4,10 +4,10 @@ import math
 from typing import Any, Literal, NamedTuple
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.distributed import process_rank, sum_over_processes, world_size
 from moro.errors import MoroError
 
 _EPS = 1e-5  # of the Laplace smoothing
@@ -34,8 +34,9 @@ class EMAQuantiser(nn.Module):
     temperature      of the entropy term
     reset            what becomes of a code hardly used: "first" takes row k of the batch's latents for code k
                      (as the original), "random" a random row
-    The state is changed in place and without gradient, hence is no business of an optimiser; with several
-    processes counts and sums are added up first, so that all codebooks stay equal.
+    The state is changed in place and without gradient, hence is no business of an optimiser. Several
+    processes, each with an equal share of a batch, do as one with the whole batch does: counts and sums are
+    added up, and unused codes are replaced by rows of the whole batch.
     """
 
     def __init__(self, num_codes: int, dim: int, decay: float = 0.99, temperature: float = 1.0,
@@ -67,22 +68,23 @@ class EMAQuantiser(nn.Module):
     def forward(self, latents: Tensor, generator: torch.Generator | None = None) -> Quantised:
         """latents (B, J, C); moves the codebook when in training mode.
 
-        generator  on the CPU, for what is drawn at a reset; the process-wide one if None
+        generator  on the CPU, for what is drawn at a reset; the process-wide one if None. Several processes
+                   must all give one, seeded alike
         """
         flat = latents.reshape(-1, self.dim)  # (N, C)
         indices = self.encode(flat)  # (N,)
         quantised = self.decode(indices)  # codes of before the update
         counts = torch.bincount(indices, minlength=self.num_codes).to(flat.dtype)  # (K,)
         if self.training:
+            counts = sum_over_processes(counts)
             self._update(flat.detach(), indices, counts, generator)
-        share = counts / max(len(flat), 1)
         return Quantised(
             quantised=(flat + (quantised - flat).detach()).view(latents.shape),
             indices=indices.view(latents.shape[:-1]),
             commitment_loss=F.mse_loss(flat, quantised),
             ortho_loss=self._ortho_loss(),
             entropy_loss=self._entropy_loss(flat),
-            perplexity=torch.exp(-(share * torch.log(share + 1e-10)).sum()),
+            perplexity=perplexity(counts),
             coverage=(self.code_count >= 1).float().mean(),
         )
 
@@ -94,14 +96,9 @@ class EMAQuantiser(nn.Module):
     @torch.no_grad()
     def _update(self, flat: Tensor, indices: Tensor, counts: Tensor,
                 generator: torch.Generator | None) -> None:
-        """Steps 1 to 3 of spec: models 1.4."""
-        sums = torch.zeros_like(self._ema_w).index_add_(0, indices, flat)
-        counts = counts.clone()
+        """Steps 1 to 3 of spec: models 1.4; `counts` (K,) are those of all processes."""
+        sums = sum_over_processes(torch.zeros_like(self._ema_w).index_add_(0, indices, flat))
         substitutes = self._substitutes(flat, generator)
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            dist.all_reduce(counts)
-            dist.all_reduce(sums)
-            dist.broadcast(substitutes, src=0)
         size = self._ema_cluster_size
         size.lerp_(counts, 1 - self.decay)
         total = size.sum()
@@ -113,14 +110,19 @@ class EMAQuantiser(nn.Module):
 
     def _substitutes(self, flat: Tensor, generator: torch.Generator | None) -> Tensor:
         """(K, C) latents to replace unused codes; rows are repeated with noise when there are too few."""
-        repeats = math.ceil(self.num_codes / len(flat))
+        rows = len(flat) * world_size()
+        repeats = math.ceil(self.num_codes / rows)
+        drawn = self.reset == "random" or repeats > 1
+        if drawn and generator is None and world_size() > 1:
+            raise MoroError("With several processes the quantiser needs a generator that is the same in all.")
+        order = torch.arange(repeats * rows)
+        noise = torch.zeros(len(order), self.dim)
         if repeats > 1:
-            flat = flat.repeat(repeats, 1)  # (repeats * N, C)
-            noise = torch.randn(flat.shape, generator=generator).to(flat)
-            flat = flat + noise * (0.01 / math.sqrt(self.dim))
+            noise = torch.randn(noise.shape, generator=generator) * (0.01 / math.sqrt(self.dim))
         if self.reset == "random":
-            flat = flat[torch.randperm(len(flat), generator=generator).to(flat.device)]
-        return flat[: self.num_codes].clone()
+            order = torch.randperm(len(order), generator=generator)
+        order = order[: self.num_codes]
+        return _rows_of_all(flat, order.to(flat.device) % rows) + noise[order].to(flat)
 
     def _ortho_loss(self) -> Tensor:
         """How far the used codes are from orthogonal: mean squared cosine, less that with themselves."""
@@ -133,6 +135,20 @@ class EMAQuantiser(nn.Module):
         """Mean entropy of the soft assignment. Natural logarithm over log2(K), as in the original."""
         p = torch.softmax(-self._distances(flat) / self.temperature, dim=-1)  # (N, K)
         return -(p * torch.log(p + 1e-10)).sum(-1).mean() / math.log2(self.num_codes)
+
+
+def perplexity(counts: Tensor) -> Tensor:
+    """Effective number of codes in use, of counts (..., K): 1 … K."""
+    share = counts / counts.sum(-1, keepdim=True).clamp(min=1)
+    return torch.exp(-(share * torch.log(share + 1e-10)).sum(-1))
+
+
+def _rows_of_all(flat: Tensor, chosen: Tensor) -> Tensor:
+    """Rows `chosen` (K,) of the batch that the processes' equal shares `flat` (N, C) make up → (K, C)."""
+    place = chosen - process_rank() * len(flat)
+    mine = (place >= 0) & (place < len(flat))
+    own = flat.index_select(0, place.clamp(0, len(flat) - 1))
+    return sum_over_processes(torch.where(mine.unsqueeze(1), own, 0.0))
 
 
 class ResidualQuantiser(nn.Module):

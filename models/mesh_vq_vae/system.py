@@ -7,11 +7,14 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import Metric
 
+from models.distributed import log_weight, mean_over_processes, means_over_processes
 from models.mesh_vq_vae.data.meshes import MeshMaker
 from models.mesh_vq_vae.network import MeshVQVAE, Reconstruction, check_connection, tokenizer_tensors
+from models.mesh_vq_vae.quantiser import perplexity
 from moro.errors import MoroError
 from moro.geometry.alignment import similarity_align
 from moro.io.weights import METADATA_KEY, load_strict
@@ -51,7 +54,8 @@ class TokenizerSystem(pl.LightningModule):
             loader = self.trainer.datamodule.train_dataloader()
             batches = [self.transfer_batch_to_device(batch, self.device, 0)
                        for batch in itertools.islice(loader, CENTER_BATCHES)]
-            center.copy_(torch.stack([self.meshes(batch).mean(0) for batch in batches]).mean(0))
+            mean = torch.stack([self.meshes(batch).mean(0) for batch in batches]).mean(0)
+            center.copy_(mean_over_processes(mean))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed + self.global_step)
@@ -60,20 +64,37 @@ class TokenizerSystem(pl.LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> dict:
         """Returns `target` and `prediction`, meshes (B, V, 3), for callbacks that draw."""
-        return self._step("val", batch)[1]
+        return self._step("val", batch, loader=dataloader_idx)[1]
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> dict:
-        return self._step("test", batch)[1]
+        return self._step("test", batch, loader=dataloader_idx)[1]
 
-    def _step(self, stage: str, batch: dict[str, Tensor],
-              generator: torch.Generator | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def on_validation_start(self) -> None:
+        self._count_codes(self.trainer.num_val_batches)
+
+    def on_test_start(self) -> None:
+        self._count_codes(self.trainer.num_test_batches)
+
+    def _count_codes(self, loaders: list[Any]) -> None:
+        """Perplexity is no mean over batches: of each loader's set the codes are counted."""
+        num_codes = getattr(self.mesh_vqvae.vq_vae, "num_codes", 0)
+        self.usage = nn.ModuleList(CodeUsage(num_codes) for _ in loaders).to(self.device)
+
+    def _step(self, stage: str, batch: dict[str, Tensor], generator: torch.Generator | None = None,
+              loader: int = 0) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         mesh = self.meshes(batch)  # made here, on the training device, where it is cheapest
         output = self.mesh_vqvae(mesh, generator)
         terms = self.terms(mesh, output)
         if stage == "test":
             terms["pa_error"] = _distance(similarity_align(output.mesh, mesh), mesh) * _MM
-        values = {f"{stage}/{name}": value.detach() for name, value in terms.items()}
-        self.log_dict(values, batch_size=len(mesh), sync_dist=stage != "train")
+        values: dict[str, Any] = {name: value.detach() for name, value in terms.items()}
+        if stage == "train":
+            values = means_over_processes(values)
+        elif output.quantised.indices.numel():
+            self.usage[loader].update(output.quantised.indices)
+            values["perplexity"] = self.usage[loader]
+        named = {f"{stage}/{name}": value for name, value in values.items()}
+        self.log_dict(named, batch_size=log_weight(len(mesh)), sync_dist=stage != "train")
         return terms, {"target": mesh, "prediction": output.mesh}
 
     def terms(self, mesh: Tensor, output: Reconstruction) -> dict[str, Tensor]:
@@ -126,6 +147,26 @@ class TokenizerSystem(pl.LightningModule):
                 raise MoroError(f"{where} was trained on the {what} {metadata[key][:16]}, here it is "
                                 f"{own[key][:16]}; set dataset.model_type and bm_path to its body.")
         load_strict(self.mesh_vqvae, tokenizer_tensors(tensors, where), where)
+
+
+class CodeUsage(Metric):
+    """Perplexity of the codes used in a whole data set, whatever its batches and processes."""
+
+    counts: Tensor  # (1, K), or (Q, K) of a chain of Q quantisers
+
+    def __init__(self, num_codes: int) -> None:
+        super().__init__()
+        self.num_codes = num_codes
+        self.add_state("counts", torch.zeros(1, num_codes), dist_reduce_fx="sum")
+
+    def update(self, indices: Tensor) -> None:
+        """indices (B, J), or (B, J, Q)"""
+        stages = indices[..., None] if indices.ndim == 2 else indices
+        counted = [torch.bincount(stage.flatten(), minlength=self.num_codes) for stage in stages.unbind(-1)]
+        self.counts = self.counts + torch.stack(counted)
+
+    def compute(self) -> Tensor:
+        return perplexity(self.counts).mean()
 
 
 def rate_factor(step: int, total: int, schedule: Mapping[str, Any]) -> float:

@@ -18,7 +18,7 @@ def small(task: str, **flags: object) -> MaskTransformer:
 
 
 def tensors_of(output: TransformerOutput) -> dict[str, Tensor]:
-    return {key: value for key, value in vars(output).items() if isinstance(value, Tensor)}
+    return {key: value for key, value in output._asdict().items() if isinstance(value, Tensor)}
 
 
 @pytest.mark.parametrize(

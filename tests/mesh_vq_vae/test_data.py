@@ -76,7 +76,7 @@ def test_files_are_drawn_by_their_weights(weights: str | list[float] | None, sha
     assert (within / within.mean() - 1).abs().max() < 0.35  # all samples of a file are equally likely
 
 
-def test_batches_depend_on_seed_step_and_rank_alone() -> None:
+def test_batches_depend_on_seed_and_step_alone() -> None:
     steps = {"now": 0}
     batches = WeightedBatches([40], None, 8, seed=1, step=lambda: steps["now"])
     first = list(batches)
@@ -84,7 +84,9 @@ def test_batches_depend_on_seed_step_and_rank_alone() -> None:
     resumed = list(batches)
     assert all(torch.equal(a, b) for a, b in zip(first[3:], resumed[:2], strict=True))
     assert not torch.equal(batches.draw(0), WeightedBatches([40], None, 8, seed=2).draw(0))
-    assert not torch.equal(batches.draw(0), WeightedBatches([40], None, 8, seed=1, rank=1).draw(0))
+    shares = [WeightedBatches([40], None, 4, seed=1, rank=rank, processes=2) for rank in range(2)]
+    assert torch.equal(torch.cat([share.draw(5) for share in shares]), batches.draw(5))
+    assert [len(share) for share in shares] == [len(batches)] * 2
 
 
 @pytest.mark.parametrize(("weights", "batch_size"), [("equal", 4), ([1.0], 4), ([-1.0, 2.0], 4), (None, 30)])
@@ -96,6 +98,8 @@ def test_impossible_sampling_is_refused(weights: str | list[float] | None, batch
 def test_every_test_sample_is_seen_once_over_all_processes() -> None:
     parts = [torch.cat(list(SequentialBatches(23, 4, rank, 3))) for rank in range(3)]
     assert torch.cat(parts).sort().values.tolist() == list(range(23))
+    with pytest.raises(MoroError, match="cannot be shared by 3 processes"):
+        SequentialBatches(2, 4, 0, 3)
 
 
 def test_meshes_follow_gender_and_canonical_frame(tmp_path: Path, small_body: BodyModel) -> None:

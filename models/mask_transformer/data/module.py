@@ -13,6 +13,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from models.distributed import shard_of
 from models.mask_transformer.data.base import NOT_PER_FRAME, ClipDataset
 from models.mask_transformer.data.mixed import MixedDataset
 from moro.errors import MoroError
@@ -160,12 +161,17 @@ class MotionDataModule(pl.LightningDataModule):
         return self._loader(dataset, "num_workers", sampler=sampler, drop_last=True)
 
     def val_dataloader(self) -> list[DataLoader]:
-        return [self._loader(dataset, "num_workers_val") for dataset in self.datasets("val")]
+        return [self._sequential(dataset) for dataset in self.datasets("val")]
 
     def test_dataloader(self) -> list[DataLoader]:
-        return [self._loader(dataset, "num_workers_val") for dataset in self.datasets("test")]
+        return [self._sequential(dataset) for dataset in self.datasets("test")]
 
     predict_dataloader = test_dataloader
+
+    def _sequential(self, dataset: Dataset) -> DataLoader:
+        """Every sample once, in one process or another."""
+        share = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return self._loader(dataset, "num_workers_val", sampler=shard_of(len(dataset), *share))
 
     def _training_set(self) -> ClipDataset:
         members = self.datasets("train")
@@ -181,7 +187,8 @@ class MotionDataModule(pl.LightningDataModule):
         return self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
 
     def _loader(self, dataset: Dataset, workers_key: str, **options: Any) -> DataLoader:
-        workers = min(self.cfg.dataset[workers_key], os.cpu_count() or 1)
+        processes = self.trainer.num_devices if self.trainer else 1  # of this machine
+        workers = min(self.cfg.dataset[workers_key], max(1, (os.cpu_count() or 1) // processes))
         return DataLoader(
             dataset,
             batch_size=self.cfg.dataset.batch_size,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from models.distributed import shard_of
 from moro.errors import MoroError
 
 GENDERS = ("neutral", "male", "female")  # the batch holds positions in this list
@@ -46,29 +47,33 @@ class BodyParameters(Dataset[dict[str, Tensor]]):
 
 
 class WeightedBatches(Sampler[Tensor]):
-    """Batches drawn with replacement; what is drawn at a step depends on seed, step and rank alone.
+    """Batches drawn with replacement; what is drawn at a step depends on seed and step alone.
 
-    So an interrupted run goes on with the very batches it would have had (spec: models 8.2, 24).
+    So an interrupted run goes on with the very batches it would have had (spec: models 8.2, 24), and several
+    processes together draw the batch that one process would with their batch sizes added up.
 
     sizes       samples per file; within a file all are equally likely
     weights     "balanced" (all files equally likely), one per file, or None (by size) (spec: data 3.3)
-    batch_size  per process; one epoch has total // batch_size batches
+    batch_size  per process; one epoch has total // (batch_size * processes) batches
+    rank        of this process, of `processes`: it takes its share of each batch
     step        tells the number of batches drawn so far, asked at the start of each epoch
     MoroError: fewer samples than a batch, weights that do not fit.
     """
 
     def __init__(self, sizes: Sequence[int], weights: str | Sequence[float] | None, batch_size: int,
-                 seed: int = 0, rank: int = 0, step: Callable[[], int] = lambda: 0) -> None:
+                 seed: int = 0, rank: int = 0, processes: int = 1,
+                 step: Callable[[], int] = lambda: 0) -> None:
         self.sizes = torch.tensor(sizes)
         self.first = torch.cumsum(self.sizes, 0) - self.sizes  # (files,) index of each file's first sample
         self.weights = _file_weights(sizes, weights)
         self.batch_size, self.seed, self.rank, self.step = batch_size, seed, rank, step
-        if batch_size < 1 or sum(sizes) < batch_size:
-            raise MoroError(f"{sum(sizes)} training samples do not fill a batch of {batch_size}; "
+        self.whole = batch_size * processes
+        if batch_size < 1 or sum(sizes) < self.whole:
+            raise MoroError(f"{sum(sizes)} training samples do not fill a batch of {self.whole}; "
                             "set dataset.batch_size lower.")
 
     def __len__(self) -> int:
-        return int(self.sizes.sum()) // self.batch_size
+        return int(self.sizes.sum()) // self.whole
 
     def __iter__(self) -> Iterator[Tensor]:
         start = self.step()
@@ -77,18 +82,22 @@ class WeightedBatches(Sampler[Tensor]):
 
     def draw(self, step: int) -> Tensor:
         """Indices (batch_size,) of one step."""
-        entropy = np.random.SeedSequence([self.seed, step, self.rank]).generate_state(1, np.uint64)
+        entropy = np.random.SeedSequence([self.seed, step, 0]).generate_state(1, np.uint64)
         generator = torch.Generator().manual_seed(int(entropy[0] >> np.uint64(1)))
-        file = torch.multinomial(self.weights, self.batch_size, replacement=True, generator=generator)
-        place = torch.rand(self.batch_size, generator=generator, dtype=torch.float64)
-        return self.first[file] + (place * self.sizes[file]).long()
+        file = torch.multinomial(self.weights, self.whole, replacement=True, generator=generator)
+        place = torch.rand(self.whole, generator=generator, dtype=torch.float64)
+        chosen = self.first[file] + (place * self.sizes[file]).long()  # (batch_size * processes,)
+        return chosen[self.rank * self.batch_size :][: self.batch_size]
 
 
 class SequentialBatches(Sampler[Tensor]):
-    """Every index once, in order; the last batch may be short. Of n processes each takes every n-th batch."""
+    """Every index once, in order; the last batch may be short. Of n processes each takes every n-th index.
 
-    def __init__(self, size: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
-        self.batches = torch.arange(size).split(batch_size)[rank::world_size]
+    MoroError: fewer indices than processes.
+    """
+
+    def __init__(self, size: int, batch_size: int, rank: int = 0, processes: int = 1) -> None:
+        self.batches = torch.tensor(shard_of(size, rank, processes)).split(batch_size)
 
     def __len__(self) -> int:
         return len(self.batches)

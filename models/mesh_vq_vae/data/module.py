@@ -38,7 +38,7 @@ class TokenizerData(pl.LightningDataModule):
         data = self._dataset(self.paths["train"])
         trainer = self.trainer
         sampler = WeightedBatches(
-            data.sizes, self.weights, self.batch_size, self.seed, trainer.global_rank,
+            data.sizes, self.weights, self.batch_size, self.seed, trainer.global_rank, trainer.world_size,
             step=lambda: trainer.global_step * trainer.accumulate_grad_batches,
         )
         return self._loader(data, sampler)
