@@ -9,6 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models.recovery import pipeline
+from models.recovery.pipeline import Outcome, own_names, recover_videos, summarise, videos_of
+from moro.config import compose_config
+from moro.errors import MoroError
 from moro.video.reader import open_video
 from moro.video.writer import VideoWriter
 
@@ -53,6 +57,12 @@ def workplace(tmp_path: Path, repository: Path) -> Workplace:
     return Workplace(tmp_path, repository)
 
 
+def nobody(seed: int = 0) -> list[np.ndarray]:
+    """Twelve frames without a person."""
+    ramp = np.roll(np.linspace(0, 255, 160, dtype=np.uint8), seed)
+    return [np.repeat(np.broadcast_to(ramp, (120, 160))[..., None], 3, axis=2)] * 12
+
+
 def write_video(path: Path, frames: list[np.ndarray], fps: float = 30.0) -> Path:
     height, width = frames[0].shape[:2]
     with VideoWriter(path, fps, (width, height)) as writer:
@@ -62,9 +72,7 @@ def write_video(path: Path, frames: list[np.ndarray], fps: float = 30.0) -> Path
 
 
 def test_a_video_without_a_person(workplace: Workplace, tmp_path: Path) -> None:
-    ramp = np.linspace(0, 255, 160, dtype=np.uint8)
-    frame = np.repeat(np.broadcast_to(ramp, (120, 160))[..., None], 3, axis=2)
-    video = write_video(tmp_path / "empty.mp4", [frame] * 12)
+    video = write_video(tmp_path / "empty.mp4", nobody())
     assert "no person" in workplace.refused("preset=open", f"demo.video_path={video}")
 
 
@@ -127,3 +135,73 @@ def test_image_folder_to_motion_files(workplace: Workplace, tmp_path: Path, repo
     video = open_video(folder / "result.mp4")
     assert video.num_frames == 24
     assert "nothing to do" in workplace.demo(*command)
+
+
+# ---------------------------------------------------------------------------------------------- many videos
+
+
+def test_what_counts_as_many_videos(tmp_path: Path) -> None:
+    images, videos, listed = tmp_path / "images", tmp_path / "videos", tmp_path / "list.txt"
+    for folder in (images, videos):
+        folder.mkdir()
+    for name in ("images/0.jpg", "videos/b.MOV", "videos/a.mp4", "videos/.hidden.mp4", "videos/notes.md"):
+        (tmp_path / name).touch()
+    listed.write_text("# clips\nvideos/a.mp4\n\nimages\nvideos/a.mp4\n")
+    assert videos_of(images) is None and videos_of(videos / "a.mp4") is None
+    assert videos_of(tmp_path / "nowhere.txt") is None
+    assert [video.name for video in videos_of(videos)] == ["a.mp4", "b.MOV"]
+    assert videos_of(listed) == [Path("videos/a.mp4"), Path("images")]
+    listed.write_text("# nothing\n")
+    with pytest.raises(MoroError, match="names no video"):
+        videos_of(listed)
+
+
+def test_names_of_results_differ() -> None:
+    videos = [Path(name) for name in ("x/a.mp4", "x/a.mov", "y/a.mp4", "y/b.mp4")]
+    assert own_names(videos) == ["x-a.mp4", "x-a.mov", "y-a.mp4", "b"]
+
+
+def test_one_failure_does_not_stop_the_rest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    loads, seen = [], []
+
+    def recover(cfg: object, load: object) -> Outcome:
+        seen.append((cfg.demo.video_path, cfg.demo.name, cfg.demo.output_path))
+        load("weights")
+        if "bad" in cfg.demo.video_path:
+            raise MoroError("it is bad.")
+        if "worse" in cfg.demo.video_path:
+            raise RuntimeError("out of memory")
+        return Outcome(Path(cfg.demo.video_path), "done", tmp_path)
+
+    monkeypatch.setattr(pipeline, "recover_video", recover)
+    monkeypatch.setattr(pipeline, "check_files", lambda *_: None)
+    monkeypatch.setattr(pipeline, "choose_checkpoint", lambda *_: None)
+    monkeypatch.setattr(pipeline, "load_system", lambda *arguments: loads.append(arguments))
+    cfg = compose_config("demo", ["preset=open", "demo.name=day1", "demo.output_path=out"])
+    outcomes = recover_videos(cfg, [Path(name) for name in ("bad.mp4", "worse.mp4", "good.mp4")])
+    assert [outcome.state for outcome in outcomes] == ["failed", "failed", "done"]
+    assert [outcome.reason for outcome in outcomes] == ["it is bad.", "RuntimeError: out of memory", ""]
+    assert seen[2] == ("good.mp4", "day1_good", "out/good") and len(loads) == 1
+    with pytest.raises(MoroError, match="2 of 3 videos failed"):
+        summarise(outcomes)
+    summarise(outcomes[2:])
+
+
+def test_a_folder_of_videos(workplace: Workplace, tmp_path: Path, repository: Path) -> None:
+    """One with a person, one without, one that is no video; what is done is not done again."""
+    sample = repository / SAMPLE
+    if not sample.is_file():
+        pytest.skip(f"{SAMPLE} is missing (make fetches it)")
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    (videos / "a_broken.mp4").write_bytes(b"no video")
+    write_video(videos / "b_empty.mp4", nobody())
+    write_video(videos / "c_person.mp4", list(open_video(sample).frames(0, 8)))
+    command = ("preset=open", f"demo.video_path={videos}", "demo.npz_only=true", "demo.max_people=1")
+    output = workplace.demo(*command, status=1)
+    assert "Traceback" not in output
+    assert "3 videos: 1 done, 0 skipped (done before), 2 failed" in output
+    assert "a_broken.mp4" in output and "no person" in output
+    stage = tmp_path / "exp/mask_transformer/MIMO-keypoints-release/video_train"
+    assert list((stage / "result_demo_c_person").rglob("motion.npz"))
+    assert "3 videos: 0 done, 1 skipped (done before), 2 failed" in workplace.demo(*command, status=1)

@@ -1,15 +1,18 @@
 """A video in, motion out: the whole demo, step by step, resumable (spec: data 9)."""
 
+import functools
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from models.backbones.human_fov import estimate_focal_length, load_human_fov
@@ -27,6 +30,7 @@ from models.recovery.files import check_files
 from models.recovery.outputs import dump_results, fit_person, ground_under, write_exports, write_video
 from models.recovery.windows import DemoDataset
 from moro.body.loading import load_body_model
+from moro.config import slug
 from moro.errors import MoroError
 from moro.io.atomic import atomic_path
 from moro.video.blazepose import BlazePose
@@ -40,25 +44,115 @@ logger = logging.getLogger(__name__)
 FPS = 30.0
 FOV_FRAMES = 16  # frames looked at by HumanFOV; the camera is static
 WORK_FOLDER = "intermediate"  # beside the results: tracks, and while running, meshes
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".gif")
+LIST_SUFFIX = ".txt"
 
 
-def recover_video(cfg: DictConfig) -> Path:
-    """Everything `demo.py` does, for one video; returns the result folder.
+class Outcome(NamedTuple):
+    """What became of a video."""
 
+    video: Path
+    state: Literal["done", "skipped", "failed"]  # skipped: its results were there already
+    folder: Path | None  # of the results; None if failed
+    reason: str = ""  # why it failed
+
+
+# ---------------------------------------------------------------------------------------------- many videos
+
+
+def videos_of(path: Path) -> list[Path] | None:
+    """The videos of a folder that holds video files, or of a list file (.txt, one path a line, # comments).
+
+    None for everything else: one video file or a folder of images. Raises MoroError for an empty list.
+    """
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in VIDEO_SUFFIXES)
+        return [file for file in files if not file.name.startswith(".")] or None
+    if path.suffix.lower() != LIST_SUFFIX or not path.is_file():
+        return None
+    lines = (line.strip() for line in path.read_text().splitlines())
+    videos = [Path(line) for line in dict.fromkeys(lines) if line and not line.startswith("#")]
+    if not videos:
+        raise MoroError(f"{path} names no video; write the path of one into each line.")
+    return videos
+
+
+def recover_videos(cfg: DictConfig, videos: Sequence[Path]) -> list[Outcome]:
+    """`recover_video` for each; the network is loaded once, and a video that fails does not stop the others.
+
+    Raises MoroError for what no video could do without: missing weights and other files.
+    """
+    resolved, paths = resolve_paths(cfg)
+    check_files(resolved, paths)
+    choose_checkpoint(resolved, paths)
+    load = functools.lru_cache(maxsize=1)(lambda checkpoint: load_system(resolved, checkpoint))
+    outcomes = []
+    for number, (video, name) in enumerate(zip(videos, own_names(videos)), start=1):
+        logger.info("video %d of %d: %s", number, len(videos), video)
+        try:
+            outcome = recover_video(config_of(cfg, video, name), load)
+        except MoroError as error:
+            outcome = Outcome(video, "failed", None, str(error))
+        except Exception as error:  # whatever is wrong with it, the others shall be done
+            logger.exception("%s: an error that nobody foresaw", video)
+            outcome = Outcome(video, "failed", None, f"{type(error).__name__}: {error}")
+        logger.info("%s: %s", outcome.state, outcome.reason or outcome.folder)
+        outcomes.append(outcome)
+    return outcomes
+
+
+def own_names(videos: Sequence[Path]) -> list[str]:
+    """A name for each video's results: that of the file; the whole path where two are called the same."""
+    names = [default_name(video) for video in videos]
+    count = Counter(names)
+    return [name if count[name] == 1 else slug(video) for name, video in zip(names, videos)]
+
+
+def config_of(cfg: DictConfig, video: Path, name: str) -> DictConfig:
+    """The configuration for one of many: demo.name becomes a prefix, demo.output_path the folder above."""
+    own = {"video_path": str(video)}
+    if cfg.demo.name is not None:
+        own["name"] = f"{cfg.demo.name}_{name}"
+    elif name != default_name(video):
+        own["name"] = name
+    if cfg.demo.output_path is not None:
+        own["output_path"] = str(Path(cfg.demo.output_path) / name)
+    return OmegaConf.merge(cfg, {"demo": own})
+
+
+def summarise(outcomes: Sequence[Outcome]) -> None:
+    """Log what became of each video. Raises MoroError if one failed."""
+    for outcome in outcomes:
+        logger.info("%-7s %s: %s", outcome.state, outcome.video, outcome.reason or outcome.folder)
+    count = Counter(outcome.state for outcome in outcomes)
+    told = "%d videos: %d done, %d skipped (done before), %d failed"
+    logger.info(told, len(outcomes), count["done"], count["skipped"], count["failed"])
+    if count["failed"]:
+        raise MoroError(f"{count['failed']} of {len(outcomes)} videos failed, for the reasons above; the "
+                        "same command tries them again and skips the others.")
+
+
+# ------------------------------------------------------------------------------------------------ one video
+
+
+def recover_video(cfg: DictConfig, load: Callable[[Path], MoRoSystem] | None = None) -> Outcome:
+    """Everything `demo.py` does, for one video: never "failed".
+
+    load  gives the network with the weights of a checkpoint; None: it is built here
     A step whose output is there and belongs to the same input and settings is not repeated.
     Raises MoroError for bad input, missing files, or a video without people.
     """
-    video = Path(_required(cfg.demo.video_path, "demo.video_path", "a video file or a folder of images"))
+    video = Path(cfg.demo.video_path)
     frames = open_video(video, FPS)
     cfg, paths = resolve_paths(cfg)
     folder = result_folder(cfg, paths.stage, video)
     key = cache_key(video, _settings(cfg))
     if _is_finished(folder, key):
         logger.info("nothing to do: %s holds the results of this video and these settings", folder)
-        return folder
+        return Outcome(video, "skipped", folder)
     check_files(cfg, paths)  # before the long part, so that a missing file is told at once
     checkpoint = choose_checkpoint(cfg, paths)
-    system = load_system(cfg, checkpoint)
+    system = load_system(cfg, checkpoint) if load is None else load(checkpoint)
 
     tracks = tracks_of(cfg, frames, folder / WORK_FOLDER)
     size = (frames.width, frames.height)
@@ -74,7 +168,7 @@ def recover_video(cfg: DictConfig) -> Path:
     write_outputs(cfg, frames, people, K, folder)
     shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
     _finish(folder, key, cfg, frames, people, K, checkpoint)
-    return folder
+    return Outcome(video, "done", folder)
 
 
 # ------------------------------------------------------------------------------------------------ settings
@@ -85,8 +179,13 @@ def result_folder(cfg: DictConfig, stage: Path, video: Path) -> Path:
     if cfg.demo.output_path is not None:
         return Path(cfg.demo.output_path)
     generate = cfg.model.test.generate
-    name = cfg.demo.name or (video.name if video.is_dir() else video.stem)
+    name = cfg.demo.name or default_name(video)
     return stage / f"result_demo_{name}" / f"{cfg.model.mode}_{generate.timesteps}_{generate.topk}"
+
+
+def default_name(video: Path) -> str:
+    """Of the result folder: that of the file or folder."""
+    return video.name if video.is_dir() else video.stem
 
 
 def load_system(cfg: DictConfig, checkpoint: Path) -> MoRoSystem:
@@ -128,12 +227,6 @@ def focal_length(cfg: DictConfig, frames: VideoFrames) -> float:
     focal = float(np.hypot(frames.width, frames.height))
     logger.info("focal length %.0f px, a guess from the image size; demo.focal_length=<px> is better", focal)
     return focal
-
-
-def _required(value: str | None, key: str, what: str) -> str:
-    if value is None:
-        raise MoroError(f"{key} is not set; give {what}, e.g. {key}=/path/to/video.mp4")
-    return value
 
 
 # -------------------------------------------------------------------------------------------------- tracks
