@@ -150,6 +150,15 @@ def released(place: Place, stages: Path) -> Path:
     return place / RELEASED.parent.parent
 
 
+def test_released_weights_can_be_trained_on_but_not_resumed(place: Place, released: Path) -> None:
+    more = (*FEW_STEPS, *SMALL, *CLIPS, "optim.warmup_steps=1", f"resume_ckpt={RELEASED}", "subtag=on")
+    output = place.run(STAGES["video_train"], *more, "resume=true", status=1)
+    assert "resume_weights_only=true" in output and "Traceback" not in output
+    output = place.run(STAGES["video_train"], *more, "resume_weights_only=true")
+    assert f"{RELEASED}: ignored 1 body model tensors" in output
+    assert (released.parent.parent / "MIMO-vit-default/video_train_on/checkpoints/last.ckpt").is_file()
+
+
 def infer(place: Place, data: str) -> dict[str, dict]:
     """Results by sequence."""
     place.run(INFERENCE[data], *SMALL)

@@ -48,7 +48,9 @@ def saved(tensor: torch.Tensor) -> bytes:
     return file.getvalue()
 
 
-SMPLX, SMPLH = npz(official_smplx_arrays()), npz(official_arrays("smplh"))
+WITH_EXTRAS = official_smplx_arrays()  # pickled ones among them
+SMPLX = npz(WITH_EXTRAS | {"shapedirs": WITH_EXTRAS["shapedirs"][..., :16]})
+SMPLH = npz(official_arrays("smplh"))
 SMPL = pickle.dumps(official_arrays("smpl"), protocol=2)
 
 
