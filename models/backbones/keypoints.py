@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from models.backbones.base import Backbone
 
 LANDMARK_DIM = 4  # x, y in [-1, 1] of the box, visibility, presence
+DIM_LANDMARK = 128  # width of a landmark's own map
+CONTEXT_DIM, CONTEXT_DIM_LANDMARK = 512, 24  # width of the context network; of the maps it reads
 
 
 class ResidualMlp(nn.Module):
@@ -20,36 +22,43 @@ class ResidualMlp(nn.Module):
 
 
 class KeypointBackbone(Backbone):
-    """Every landmark by itself, and what all landmarks of the frame say together.
+    """Every landmark by itself and, if asked for, what all landmarks of the frame say together.
 
     Each landmark has a map of its own, so a token says what its place means for this landmark ("left wrist
     high"). A landmark that was not seen is all zeros in the batch; it gets a learned embedding instead of
-    what zeros would mean, a place in the box. A residual network on all landmarks adds the frame's context
-    to every token: the counterpart of the ViT's depth, for a hundredth of the transformer's time. It is
-    trained beforehand to lift a frame to 3D (option=backbone_pretrain), as the ViT was for mesh recovery.
+    what zeros would mean, a place in the box.
+
+    context_depth  above 0: a residual network of this depth on all landmarks adds the context to every
+                   token: the counterpart of the ViT's depth, for a hundredth of the transformer's time. It is
+                   trained beforehand to lift a frame to 3D (option=backbone_pretrain), as the ViT was
     """
 
-    def __init__(self, num_landmarks: int = 33, out_channels: int = 64, dim_landmark: int = 24,
-                 dim_hidden: int = 512, depth: int = 2) -> None:
+    def __init__(self, num_landmarks: int = 33, out_channels: int = 64, context_depth: int = 0) -> None:
         super().__init__(out_channels)
         self.num_landmarks = num_landmarks
-        self.landmark_map = nn.Parameter(torch.randn(num_landmarks, LANDMARK_DIM, dim_landmark))
-        self.landmark_embed = nn.Parameter(torch.randn(num_landmarks, dim_landmark))
-        self.unseen_embed = nn.Parameter(torch.randn(num_landmarks, dim_landmark))
-        self.own = nn.Linear(dim_landmark, out_channels)
-        self.context = nn.Sequential(
-            nn.Linear(num_landmarks * dim_landmark, dim_hidden),
-            *(ResidualMlp(dim_hidden) for _ in range(depth)),
-            nn.LayerNorm(dim_hidden),
-            nn.Linear(dim_hidden, num_landmarks * out_channels),
-        )
-        self.norm = nn.LayerNorm(out_channels)
+        dim = CONTEXT_DIM_LANDMARK if context_depth else DIM_LANDMARK
+        self.landmark_map = nn.Parameter(torch.randn(num_landmarks, LANDMARK_DIM, dim))
+        self.landmark_embed = nn.Parameter(torch.randn(num_landmarks, dim))
+        self.unseen_embed = nn.Parameter(torch.randn(num_landmarks, dim))
+        self.mlp = nn.Sequential(nn.GELU(), nn.Linear(dim, out_channels), nn.LayerNorm(out_channels))
+        self.context = None
+        if context_depth:
+            self.context = nn.Sequential(
+                nn.Linear(num_landmarks * dim, CONTEXT_DIM),
+                *(ResidualMlp(CONTEXT_DIM) for _ in range(context_depth)),
+                nn.LayerNorm(CONTEXT_DIM),
+                nn.Linear(CONTEXT_DIM, num_landmarks * out_channels),
+            )
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """batch["landmarks"] (B, F, num_landmarks, 4) -> tokens (B, F, num_landmarks, out_channels)."""
         landmarks = batch["landmarks"]
         seen = (landmarks != 0).any(-1, keepdim=True)
         placed = torch.einsum("bfnd,ndc->bfnc", landmarks, self.landmark_map) + self.landmark_embed
-        placed = nn.functional.gelu(torch.where(seen, placed, self.unseen_embed))
+        placed = torch.where(seen, placed, self.unseen_embed)
+        if self.context is None:
+            return self.mlp(placed)
+        activate, own, norm = self.mlp
+        placed = activate(placed)
         context = self.context(placed.flatten(2))  # (B, F, N, c) -> (B, F, N*c) -> (B, F, N*C)
-        return self.norm(self.own(placed) + context.unflatten(-1, (self.num_landmarks, -1)))
+        return norm(own(placed) + context.unflatten(-1, (self.num_landmarks, -1)))

@@ -80,8 +80,10 @@ def test_checkpointing_gives_the_same_gradients() -> None:
         torch.testing.assert_close(a.grad, b.grad)
 
 
-def test_keypoints_mark_what_is_unseen() -> None:
-    backbone = build_backbone({"type": "keypoints", "out_HW": [1, 33], "out_C": 64})
+@pytest.mark.parametrize("context_depth", [0, 2])
+def test_keypoints_mark_what_is_unseen(context_depth: int) -> None:
+    config = {"type": "keypoints", "out_HW": [1, 33], "out_C": 64, "context_depth": context_depth}
+    backbone = build_backbone(config)
     assert isinstance(backbone, KeypointBackbone)
     landmarks = torch.rand(2, 3, 33, 4) + 0.1
     tokens = backbone({"landmarks": landmarks})
@@ -91,7 +93,8 @@ def test_keypoints_mark_what_is_unseen() -> None:
     hidden = landmarks.clone()
     hidden[0, 0, 7] = 0
     changed = backbone({"landmarks": hidden})
-    assert not torch.allclose(changed[0, 0, 8], tokens[0, 0, 8])  # the others hear of it
+    heard_of = not torch.allclose(changed[0, 0, 8], tokens[0, 0, 8])  # by the other landmarks
+    assert heard_of == (context_depth > 0) and not torch.allclose(changed[0, 0, 7], tokens[0, 0, 7])
     with torch.no_grad():
         backbone.unseen_embed[7] = backbone.landmark_embed[7]  # as if the place (0, 0) had been reported
     assert not torch.allclose(backbone({"landmarks": hidden}), changed)
