@@ -19,7 +19,7 @@ def test_runs_side_by_side(tmp_path: Path, repository: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install -r requirements-dev.txt")
     (tmp_path / "body_models").symlink_to(repository / "body_models")
     data = write_file(tmp_path / "data.npz", 8)
-    paths = [f"dataset.{split}_path={data}" for split in ("train", "val", "test")]
+    paths = [f"dataset.{split}_path=[{data}]" for split in ("train", "val", "test")]
     done = subprocess.run(
         [
             sys.executable, str(repository / "train_mesh_vqvae.py"), "-m", "preset=open", *paths,
