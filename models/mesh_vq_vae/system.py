@@ -91,8 +91,10 @@ class TokenizerSystem(pl.LightningModule):
         if stage == "train":
             values = means_over_processes(values)
         elif output.quantised.indices.numel():
-            self.usage[loader].update(output.quantised.indices)
-            values["perplexity"] = self.usage[loader]
+            usage = self.usage[loader]
+            usage.update(output.quantised.indices)
+            del values["perplexity"]  # named: Lightning looks for it only among the first run's metrics
+            self.log(f"{stage}/perplexity", usage, metric_attribute=f"usage.{loader}", batch_size=len(mesh))
         named = {f"{stage}/{name}": value for name, value in values.items()}
         self.log_dict(named, batch_size=log_weight(len(mesh)), sync_dist=stage != "train")
         return terms, {"target": mesh, "prediction": output.mesh}
