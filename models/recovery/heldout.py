@@ -192,13 +192,13 @@ def interpolated(single: Predictor) -> Predictor:
 
 
 def fill_gaps(points: Tensor, known: np.ndarray) -> Tensor:
-    """points (F, N, 3), linearly interpolated over the frames in which they are not `known` (F, N)."""
+    """points (F, N, C), linearly interpolated over the frames in which they are not `known` (F, N)."""
     frames = np.arange(len(points))
     filled = points.numpy().copy()
     for n in range(points.shape[1]):
         have = known[:, n]
         if have.any() and not have.all():
-            for axis in range(3):
+            for axis in range(points.shape[2]):
                 filled[~have, n, axis] = np.interp(frames[~have], frames[have], filled[have, n, axis])
     return torch.from_numpy(filled)
 

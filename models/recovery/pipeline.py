@@ -128,8 +128,10 @@ def summarise(outcomes: Sequence[Outcome]) -> None:
     told = "%d videos: %d done, %d skipped (done before), %d failed"
     logger.info(told, len(outcomes), count["done"], count["skipped"], count["failed"])
     if count["failed"]:
-        raise MoroError(f"{count['failed']} of {len(outcomes)} videos failed, for the reasons above; the "
-                        "same command tries them again and skips the others.")
+        raise MoroError(
+            f"{count['failed']} of {len(outcomes)} videos failed, for the reasons above; the "
+            "same command tries them again and skips the others."
+        )
 
 
 # ------------------------------------------------------------------------------------------------ one video

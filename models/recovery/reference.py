@@ -7,11 +7,12 @@ of constant length. Its error is estimated by leaving out one view after the oth
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.interpolate import CubicSpline
 from torch import Tensor
 from tqdm import tqdm
 
@@ -58,6 +59,12 @@ class Reference:
     shift: Tensor
     reprojection: Tensor
     left_out: Tensor
+
+    def delayed(self, frames: float) -> "Reference":
+        """The same motion, so many frames (also parts of one) later, as a clip shows it that lags behind."""
+        index = np.arange(len(self.points))
+        points = CubicSpline(index, self.points.numpy())(index - frames)
+        return replace(self, points=torch.from_numpy(points))
 
     def in_camera(self, camera: CalibratedCamera) -> Tensor:
         """(T, 16, 3) camera frame, metres, float32."""
