@@ -17,7 +17,8 @@ def test_compiled_blocks_compute_the_same() -> None:
     cfg = small_config("video_train", "compile=eager")
     data, plain, compiled = FakeDataModule(cfg), small_system(cfg), small_system(cfg)
     compiled.compile_blocks(cfg.compile)
-    assert len(compiled.repeated_blocks()) == 5  # two streams in each of two parts, one of the image encoder
+    image_blocks = cfg.model.dst_former.idepth
+    assert len(compiled.repeated_blocks()) == 4 + image_blocks  # two streams in each of two parts of depth 1
     assert compiled.state_dict().keys() == plain.state_dict().keys()
     found = []
     for system in (plain, compiled):
