@@ -240,17 +240,17 @@ def _peak_memory(row: Row, variant: str) -> float | None:
     """Peak of one run above the memory taken by the imports, MB; None where there is no /proc (not Linux)."""
     if not STATUS.exists():
         return None
-    imports = _memory("VmRSS")  # unpickling `row` has imported its module
+    imports = _peak()  # unpickling `row` has imported its module
     run = row.prepare(variant)
     _forget_peak()
     run()
-    return _memory("VmHWM") - imports
+    return _peak() - imports
 
 
-def _memory(key: str) -> float:
-    """VmRSS (now) or VmHWM (peak) of this process, MB."""
+def _peak() -> float:
+    """The greatest resident memory of this process since its start or `_forget_peak`, MB."""
     lines = STATUS.read_text().splitlines()
-    kilobytes = next(line.split()[1] for line in lines if line.startswith(key))
+    kilobytes = next(line.split()[1] for line in lines if line.startswith("VmHWM"))
     return int(kilobytes) * 1024 / 1e6
 
 
