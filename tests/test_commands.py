@@ -80,7 +80,7 @@ def tiny_stage(tokenizer: Path, steps: int) -> list[str]:
         "model.backbone.weights=backbone_pretrain",
         "dataset.motions=8",
         "dataset.cache_variants=1",
-        "dataset.frames_per_draw=2",
+        "dataset.draws=4",
     ]
 
 

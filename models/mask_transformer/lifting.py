@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from models.backbones.base import Backbone
 from models.distributed import log_weight, means_over_processes
-from models.mask_transformer.losses import code_loss, token_loss
 from models.mask_transformer.optimisation import build_optimizer
 from moro.geometry.alignment import similarity_align
 from moro.geometry.camera import translation_to_weak, view_rotation
@@ -22,7 +21,6 @@ from moro.geometry.rotation import matrix_to_rot6d, rot6d_to_matrix
 from moro.io.weights import METADATA_KEY
 
 NUM_JOINTS = 22
-NO_ID = -1  # every token is a target
 # Name, size and weight of what is predicted; lengths in metres.
 TARGETS = {
     "local": (NUM_JOINTS * 3, 5.0),  # joints in the body's own frame
@@ -35,41 +33,43 @@ TARGETS = {
 class TokenHead(nn.Module):
     """What the decoder's first attention can do: each mesh token looks at fixed conditioning tokens.
 
-    So the backbone puts what a mesh token needs where one look finds it.
+    So the backbone puts what a mesh token needs where one look finds it. Predicted is the embedding of the
+    code; logits are a linear function of it, and cost the most of all.
     """
 
-    def __init__(self, num_cond: int, dim: int, num_tokens: int, num_codes: int, num_heads: int = 4) -> None:
+    def __init__(self, num_cond: int, dim: int, num_tokens: int, dim_code: int, num_heads: int = 4) -> None:
         super().__init__()
         self.looks = nn.Parameter(torch.randn(num_heads, num_tokens, num_cond) * 0.5)
         self.place = nn.Parameter(torch.randn(num_tokens, dim) * 0.5)
-        self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, num_codes))
+        self.mlp = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim_code))
 
     def forward(self, cond: Tensor) -> Tensor:
-        """cond (B, F, N, C) → logits (B, F, J, K)."""
+        """cond (B, F, N, C) → embeddings (B, F, J, D), in units of the codebook's deviation."""
         heads = cond.unflatten(-1, (len(self.looks), -1)).movedim(-2, 2)  # (B, F, N, C) -> (B, F, h, N, C/h)
         seen = self.looks.softmax(-1) @ heads  # (B, F, h, J, C/h)
-        return self.mlp(seen.movedim(2, -2).flatten(-2) + self.place)  # (B, F, J, C) -> (B, F, J, K)
+        return self.mlp(seen.movedim(2, -2).flatten(-2) + self.place)  # (B, F, J, C) -> (B, F, J, D)
 
 
 class LiftingSystem(pl.LightningModule):
     """A backbone under small heads; in the checkpoint as `backbone.*`, `heads.*` and `token_head.*`.
 
-    Where the batch has token ids, these and their embeddings in the codebook (K, D) are targets as well.
+    Where the batch has token ids, their embeddings in the codebook (K, D) are a target as well.
     """
 
     def __init__(self, cfg: DictConfig, backbone: Backbone, codebook: Tensor) -> None:
         super().__init__()
         self.cfg, self.backbone = cfg, backbone
-        self.register_buffer("codebook", codebook.detach(), persistent=False)
+        centred = codebook.detach() - codebook.mean(0)
+        self.register_buffer("codes", centred / centred.square().sum(-1).mean().sqrt(), persistent=False)
         num_cond = math.prod(cfg.model.backbone.out_HW)
         features = num_cond * backbone.out_channels
         self.heads = nn.ModuleDict({name: nn.Linear(features, size) for name, (size, _) in TARGETS.items()})
         self.token_head = TokenHead(
-            num_cond, backbone.out_channels, cfg.model.num_tokens, cfg.model.num_codes
+            num_cond, backbone.out_channels, cfg.model.num_tokens, cfg.model.dim_token
         )
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-        """Predictions (B, F, size) by name, and logits (B, F, J, K) of the mesh tokens."""
+        """Predictions (B, F, size) by name, and embeddings (B, F, J, D) of the mesh tokens."""
         cond = self.backbone(batch)
         features = cond.flatten(2)  # (B, F, N, C) -> (B, F, N*C)
         return {name: head(features) for name, head in self.heads.items()}, self.token_head(cond)
@@ -87,14 +87,12 @@ class LiftingSystem(pl.LightningModule):
         }
 
     def losses(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        (predictions, logits), targets = self(batch), self.targets(batch)
+        (predictions, tokens), targets = self(batch), self.targets(batch)
         terms = {name: (predictions[name] - target).abs().mean() for name, target in targets.items()}
         loss = sum(TARGETS[name][1] * value for name, value in terms.items())
         if "ids" in batch:
-            logits, ids = logits.permute(0, 3, 1, 2), batch["ids"]  # (B, F, J, K) -> (B, K, F, J)
-            terms["ce"] = code_loss(logits, ids, NO_ID)
-            terms["token"] = token_loss(logits, ids, self.codebook, NO_ID)
-            loss = loss + terms["ce"] + terms["token"]
+            terms["token"] = (tokens - self.codes[batch["ids"]]).square().sum(-1).mean()
+            loss = loss + terms["token"]
         return {**terms, "loss": loss}, predictions
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:

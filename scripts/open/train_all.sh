@@ -15,7 +15,7 @@ TOKENIZER=exp/mesh_vqvae/mesh-vqvae-open_levels-$TAG
 RUN=exp/mask_transformer/MIMO-keypoints-$TAG
 COMMON="preset=open tag=$TAG trainer.enable_progress_bar=false"
 # What the next weights are made with; the shipped ones are of `preset=open` as it stands (docs/experiments.md).
-STAGE="$COMMON mesh_vq_vae/meshconv=open_levels model.backbone.context_depth=2 model.vqvae.model_path=$TOKENIZER/tokenizer.safetensors model.backbone.weights=backbone_pretrain"
+STAGE="$COMMON mesh_vq_vae/meshconv=open_levels model.backbone.context_depth=2 model.dst_former.mdepth=1 model.dst_former.idepth=1 model.dst_former.attn_len=30 model.vqvae.model_path=$TOKENIZER/tokenizer.safetensors model.backbone.weights=backbone_pretrain"
 
 # run <folder of the run> <threads> <python arguments ...>: once, resumed if interrupted; wall time to <folder>/times.txt
 run() {

@@ -10,7 +10,6 @@ import roma
 import torch
 
 from models.mask_transformer.data.items import BodyParameters, local_body, parameters_from_arrays
-from models.mask_transformer.data.module import collate
 from models.mask_transformer.data.open_motion import (
     OpenMotionDataset,
     read_motions,
@@ -308,13 +307,15 @@ def test_samples_from_the_cache(root: Path, body: BodyModel, tmp_path: Path) -> 
     assert sample["landmarks"].shape == (20, 33, 4) and sample["contact_label"].shape == (19, 4)
     for key in ("landmarks", "rotation", "ids"):
         assert torch.equal(sample[key], again[key])
-    single = _dataset(root, body, motions=3, clip_len=1, frames_per_draw=4)
+    single = _dataset(root, body, motions=3, clip_len=1, draws=2)
     single.use_cache(tmp_path / "cache", 1, pytest.fail)
-    draw = single[0, 1]
-    assert len(draw) == 4 and all(part["rotation"].shape == (1, 3, 3) for part in draw)
-    assert not any("contact_label" in part for part in draw)
-    batch = collate([draw, single[0, 2]])
-    assert batch["landmarks"].shape == (8, 1, 33, 4) and "lengths" not in batch
+    samples = [single[0, number] for number in range(40)]
+    assert all(part["rotation"].shape == (1, 3, 3) and "contact_label" not in part for part in samples)
+    intrinsics = {tuple(part["K"].flatten().tolist()) for part in samples}
+    assert len(intrinsics) == 2  # one camera each
+    other = _dataset(root, body, motions=3, clip_len=1, draws=2)
+    other.use_cache(tmp_path / "cache", 1, pytest.fail)
+    assert torch.equal(other[0, 39]["landmarks"], samples[39]["landmarks"])  # whatever was made before
 
 
 def test_a_damaged_cache_is_named(root: Path, body: BodyModel, tmp_path: Path) -> None:

@@ -30,10 +30,10 @@ class ClipDataset(Dataset, ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def item(self, index: int, rng: np.random.Generator) -> dict[str, Any] | list[dict[str, Any]]:
-        """One sample, or a list: the batch keys of spec: models 0.4 without the batch dimension."""
+    def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """One sample: the batch keys of spec: models 0.4 without the batch dimension."""
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any] | list[dict[str, Any]]:
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         return self.item(index, np.random.default_rng((self.seed, epoch, index)))
 

@@ -201,12 +201,11 @@ class MotionDataModule(pl.LightningDataModule):
         )
 
 
-def collate(items: list[dict[str, Any] | list[dict[str, Any]]]) -> dict[str, Any]:
-    """Default collation of samples and lists of samples; shorter clips, of a sequence's end, are padded.
+def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Default collation; shorter clips, of a sequence's end, are padded.
 
     A padded batch has the key `lengths` (B,): real frames of each clip. Padding repeats the last frame.
     """
-    samples = [sample for item in items for sample in (item if isinstance(item, list) else [item])]
     lengths = [_num_frames(sample) for sample in samples]
     longest = max(lengths)
     if len(set(lengths)) > 1:

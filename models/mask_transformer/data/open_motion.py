@@ -55,7 +55,7 @@ from moro.synth.skeleton import (
 SPEED = (0.8, 1.25)  # of a training clip relative to the capture
 MIRRORED = 0.5  # share of mirrored training clips
 FAMILY_POWER = 0.5  # a family's share of the samples grows with this power of its length
-SINGLE_FRAME_SPACING = 3  # frames between the samples of one draw
+DRAW_FRAMES, DRAW_SPACING = 8, 7  # clip length 1: frames of one draw of `draws`, and frames between them
 SINGLE_FRAME_STRIDE = 5  # of the frames per epoch and in validation when the clip length is 1
 BOX_SHIFT, BOX_SHAKE, BOX_SIZE = 0.03, 0.01, 0.06  # training: shares of the box's side; log of its size
 
@@ -100,7 +100,8 @@ class OpenMotionDataset(ClipDataset):
     clip_len     frames per clip
     camera       False: world z-up, nobody watches; True: camera frame, boxes and landmarks
     overlap_len  test: frames shared by neighbouring windows of a sequence
-    frames_per_draw   clip_len 1 with a motion cache: samples made at once, of one performance and camera
+    draws        clip_len 1 with a motion cache: so many draws of performance, camera, occlusion and detector
+                 errors are made and kept, and samples are frames of them; None: every sample is drawn anew
     motions      share of the split's motions (up to 1.0) or a number of them; None: all
     """
 
@@ -115,7 +116,7 @@ class OpenMotionDataset(ClipDataset):
         overlap_len: int = 0,
         contact_threshold: float = 0.3,
         contact_hand: bool = False,
-        frames_per_draw: int = 1,
+        draws: int | None = None,
         motions: float | int | None = None,
         world: WorldRanges | None = None,
         seed: int = 0,
@@ -130,13 +131,14 @@ class OpenMotionDataset(ClipDataset):
                 f"dataset.overlap_len={overlap_len} must be less than dataset.clip_len={clip_len}."
             )
         self.split, self.body, self.clip_len, self.camera = split, body, clip_len, camera
-        self.overlap_len, self.frames_per_draw = overlap_len, frames_per_draw
+        self.overlap_len, self.draws = overlap_len, draws
         self.contact_threshold, self.contact_hand = contact_threshold, contact_hand
         self.world = world or WorldRanges()
         self.motions = read_motions(Path(root), split, motions)
         self.windows = self._windows()
         self.probability = sampling_probability(self.motions)
         self.cache: CachedMotion | None = None  # training: see use_cache
+        self._kept: dict[int, dict[str, Any]] = {}  # training: draws made so far
         self._sequence: tuple[int, dict[str, Any]] | None = None  # test: the one made last
         zero = torch.zeros(1, body.num_betas)
         with torch.no_grad():
@@ -162,6 +164,9 @@ class OpenMotionDataset(ClipDataset):
             for start in range(0, last, step):
                 stop = start + self.clip_len
                 windows.append(Window(number, start, min(stop, total) if self.split == "test" else stop))
+        if self.split == "val":  # trainer.limit_val_batches shall see all kinds of motion
+            order = np.random.default_rng(0).permutation(len(windows))
+            windows = [windows[number] for number in order]
         return windows
 
     def trajectory_clips(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -231,19 +236,28 @@ class OpenMotionDataset(ClipDataset):
         turn[:3, :3] = _heading(rng.uniform(-np.pi, np.pi))
         return person.moved(turn), ids
 
-    def _training_item(self, rng: np.random.Generator) -> dict[str, Any] | list[dict[str, Any]]:
-        if self.cache is not None and self.clip_len == 1:
-            person, ids = self._cached_person(rng, self.frames_per_draw, SINGLE_FRAME_SPACING)
-            sample = self._observed(person, rng, name="train") | {"ids": ids}
-            return [_cut(sample, frame, frame + 1) for frame in range(self.frames_per_draw)]
+    def _training_item(self, rng: np.random.Generator) -> dict[str, Any]:
+        if self.cache is not None and self.clip_len == 1 and self.draws:
+            frame = int(rng.integers(DRAW_FRAMES))
+            return _cut(self._draw(int(rng.integers(self.draws))), frame, frame + 1)
         if self.cache is not None:
-            person, ids = self._cached_person(rng, self.clip_len)
-            return self._observed(person, rng, name="train") | {"ids": ids}
+            return self._from_cache(rng, self.clip_len)
         motion = self.motions[rng.choice(len(self.motions), p=self.probability)]
         speed = _speed(rng)
         room = len(motion) - 1 - (self.clip_len - 1) * speed
         start = rng.uniform(0, room) if room > 0 else rng.uniform(0, max(0.0, len(motion) - 1.0))
         return self._sample(motion, self._times(motion, start, speed, self.clip_len), rng, name="train")
+
+    def _from_cache(self, rng: np.random.Generator, frames: int, stride: int = 1) -> dict[str, Any]:
+        person, ids = self._cached_person(rng, frames, stride)
+        return self._observed(person, rng, name="train") | {"ids": ids}
+
+    def _draw(self, number: int) -> dict[str, Any]:
+        """One of the draws that are kept; the same whoever makes it, and when."""
+        if number not in self._kept:
+            rng = np.random.default_rng((self.seed, number))
+            self._kept[number] = self._from_cache(rng, DRAW_FRAMES, DRAW_SPACING)
+        return self._kept[number]
 
     @staticmethod
     def _times(motion: Motion, start: float, speed: float, count: int) -> Tensor:
@@ -352,7 +366,7 @@ def build(cfg: DictConfig, split: str) -> OpenMotionDataset:
         overlap_len=dataset.overlap_len,
         contact_threshold=dataset.contact_vel_thres,
         contact_hand=dataset.contact_hand,
-        frames_per_draw=dataset.frames_per_draw,
+        draws=dataset.draws,
         motions=8 if cfg.debug else dataset.motions,
         seed=cfg.seed if split == "train" else 0,
     )
