@@ -138,7 +138,7 @@ class OpenMotionDataset(ClipDataset):
         self.windows = self._windows()
         self.probability = sampling_probability(self.motions)
         self.cache: CachedMotion | None = None  # training: see use_cache
-        self._kept: dict[int, dict[str, Any]] = {}  # training: draws made so far
+        self._kept: dict[int, list[dict[str, Any]]] = {}  # training: draws made so far, frame by frame
         self._sequence: tuple[int, dict[str, Any]] | None = None  # test: the one made last
         zero = torch.zeros(1, body.num_betas)
         with torch.no_grad():
@@ -238,8 +238,8 @@ class OpenMotionDataset(ClipDataset):
 
     def _training_item(self, rng: np.random.Generator) -> dict[str, Any]:
         if self.cache is not None and self.clip_len == 1 and self.draws:
-            frame = int(rng.integers(DRAW_FRAMES))
-            return _cut(self._draw(int(rng.integers(self.draws))), frame, frame + 1)
+            frames = self._draw(int(rng.integers(self.draws)))
+            return frames[int(rng.integers(DRAW_FRAMES))]
         if self.cache is not None:
             return self._from_cache(rng, self.clip_len)
         motion = self.motions[rng.choice(len(self.motions), p=self.probability)]
@@ -252,11 +252,12 @@ class OpenMotionDataset(ClipDataset):
         person, ids = self._cached_person(rng, frames, stride)
         return self._observed(person, rng, name="train") | {"ids": ids}
 
-    def _draw(self, number: int) -> dict[str, Any]:
-        """One of the draws that are kept; the same whoever makes it, and when."""
+    def _draw(self, number: int) -> list[dict[str, Any]]:
+        """The frames of one of the draws that are kept; the same whoever makes it, and when."""
         if number not in self._kept:
             rng = np.random.default_rng((self.seed, number))
-            self._kept[number] = self._from_cache(rng, DRAW_FRAMES, DRAW_SPACING)
+            sample = self._from_cache(rng, DRAW_FRAMES, DRAW_SPACING)
+            self._kept[number] = [_cut(sample, frame, frame + 1) for frame in range(DRAW_FRAMES)]
         return self._kept[number]
 
     @staticmethod
