@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     args = _parse(argv)
     size = WorldSize(args.frames, args.recordings)
     for name in list(FORMATS) if args.format == ALL else [args.format]:
-        logger.info("wrote %s", make_world(name, args.out, args.seed, size, args.bm_path))
+        logger.info("wrote %s", make_world(name, args.out, args.seed, size, args.bm_path, args.vertices))
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
@@ -39,6 +39,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--frames", type=int, default=12, help="per recording")
     parser.add_argument("--recordings", type=int, default=2)
     parser.add_argument("--bm_path", type=Path, default=Path("body_models"), help="folder with the open body")
+    parser.add_argument("--vertices", type=int, help="of the stand-in body models, e.g. SMPL-X's 9383")
     return parser.parse_args(argv)
 
 

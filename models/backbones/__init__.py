@@ -27,7 +27,7 @@ def build_backbone(config: Mapping[str, Any], pretrained: bool = True) -> Backbo
     chunk_size = config.get("chunk_size") or 0
     backbone: Backbone
     if kind == "keypoints":
-        backbone = KeypointBackbone(math.prod(grid), width, context_depth=int(config.get("context_depth", 0)))
+        backbone = KeypointBackbone(math.prod(grid), width, int(config.get("context_depth", 2)))
     elif kind == "vit":
         vit = VisionTransformer(
             image_size=(PATCH * grid[0], PATCH * grid[1]),

@@ -11,11 +11,10 @@ cd "$(dirname "$0")/../.."
 SOURCE=${1:?usage: scripts/open/train_all.sh <folder of motion files> [tag]}
 TAG=${2:-open}
 PYTHON=${PYTHON:-python}
-TOKENIZER=exp/mesh_vqvae/mesh-vqvae-open_levels-$TAG
+TOKENIZER=exp/mesh_vqvae/mesh-vqvae-open-$TAG
 RUN=exp/mask_transformer/MIMO-keypoints-$TAG
 COMMON="preset=open tag=$TAG trainer.enable_progress_bar=false"
-# What the next weights are made with; the shipped ones are of `preset=open` as it stands (docs/experiments.md).
-STAGE="$COMMON mesh_vq_vae/meshconv=open_levels model.backbone.context_depth=2 model.dst_former.mdepth=1 model.dst_former.idepth=1 model.dst_former.attn_len=30 model.vqvae.model_path=$TOKENIZER/tokenizer.safetensors model.backbone.weights=backbone_pretrain"
+STAGE="$COMMON model.vqvae.model_path=$TOKENIZER/tokenizer.safetensors model.backbone.weights=backbone_pretrain"
 
 # run <folder of the run> <threads> <python arguments ...>: once, resumed if interrupted; wall time to <folder>/times.txt
 run() {
@@ -38,7 +37,7 @@ stage() { # <stage> <threads> [overrides ...]
 }
 
 [ -e datasets/open/motion/index.json ] || $PYTHON scripts/preprocess/process_mocap.py --source "$SOURCE"
-run "$TOKENIZER" 2 train_mesh_vqvae.py $COMMON meshconv=open_levels
+run "$TOKENIZER" 2 train_mesh_vqvae.py $COMMON
 
 OMP_NUM_THREADS=2 $PYTHON scripts/open/cache_motion.py $STAGE
 
@@ -48,7 +47,7 @@ stage pose_pretrain 1 && stage motion_pretrain 1
 wait $pid
 stage video_train 1 trainer.devices=2
 
-for name in video_pretrain video_train; do
+for name in backbone_pretrain video_pretrain video_train; do
   $PYTHON scripts/convert_checkpoint.py "$RUN/$name/checkpoints/last.ckpt" "$RUN/$name.safetensors" --half
 done
-echo "weights: $TOKENIZER/tokenizer.safetensors $RUN/{video_pretrain,video_train}.safetensors"
+echo "weights: $TOKENIZER/tokenizer.safetensors $RUN/{backbone_pretrain,video_pretrain,video_train}.safetensors"

@@ -41,12 +41,18 @@ class WorldSize:
 
 
 def make_world(
-    name: str, out: Path, seed: int = 0, size: WorldSize | None = None, bm_path: Path = Path("body_models")
+    name: str,
+    out: Path,
+    seed: int = 0,
+    size: WorldSize | None = None,
+    bm_path: Path = Path("body_models"),
+    num_vertices: int | None = None,
 ) -> Path:
     """Write a world of format `name` below `out`; returns the root of the data set.
 
-    bm_path  folder with the open body, of which the stand-in body models in <out>/standin_body_models are
-             made; set dataset.bm_path to that folder to use the world
+    bm_path       folder with the open body, of which the stand-in body models in <out>/standin_body_models are
+                  made; set dataset.bm_path to that folder to use the world
+    num_vertices  of these (default: the open body's); they are left alone where they are there
     The same arguments give the same files. Raises MoroError for an unknown format.
     """
     size = size or WorldSize()
@@ -55,6 +61,6 @@ def make_world(
     if size.frames < 3 or size.recordings < 1:
         raise MoroError(f"a world needs 3 frames and 1 recording, not {size.frames} and {size.recordings}")
     bodies = out / BODIES
-    write_standin_bodies(bodies, bm_path)
+    write_standin_bodies(bodies, bm_path, num_vertices)
     module, _, function = FORMATS[name].partition(":")
     return getattr(importlib.import_module(module), function or "write")(out, seed, size, bodies)
