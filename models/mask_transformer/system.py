@@ -466,20 +466,30 @@ class MoRoSystem(pl.LightningModule):
 
     def metadata(self) -> dict[str, str]:
         """What a weight file of ours says beside its tensors; plain strings."""
-        known = {"body_id": self.body_id, "connection_hash": self.vqvae.connection_hash, "task": self.task}
+        known = self._fingerprint() | {"task": self.task}
         if self.stats is not None:
             known["trajectory_stats"] = json.dumps(
                 {"mean": self.stats.mean.tolist(), "std": self.stats.std.tolist()}
             )
         return known
 
+    def _fingerprint(self) -> dict[str, str]:
+        """What must be as it was in training and cannot be seen from the shapes of the tensors."""
+        former = self.cfg.model.dst_former
+        return {
+            "body_id": self.body_id,
+            "connection_hash": self.vqvae.connection_hash,
+            "num_heads": str(former.num_heads),
+            "attn_len": str(former.attn_len),
+        }
+
     def use_metadata(self, metadata: Mapping[str, str], where: str) -> None:
-        """Take over the trajectory statistics; MoroError if the file is for another body or other tables."""
-        for key, mine in (("body_id", self.body_id), ("connection_hash", self.vqvae.connection_hash)):
+        """Take over the trajectory statistics; MoroError if the file is for another body, tables or attention."""
+        for key, mine in self._fingerprint().items():
             if metadata.get(key, mine) != mine:
                 raise MoroError(
                     f"{where} was trained with {key} {metadata[key]}, this configuration has {mine}; use the "
-                    "same preset, dataset.model_type and model.vqvae.meshconv.connection_folder"
+                    "same preset, dataset.model_type, model.vqvae.meshconv.connection_folder and model.dst_former"
                 )
         stats = read_stats(metadata)
         if stats is not None:

@@ -213,6 +213,8 @@ def test_other_tables_are_refused() -> None:
     target.vqvae.connection_hash = "0" * 64
     with pytest.raises(MoroError, match="connection_hash"):
         load_weights(target, "a.ckpt")
+    with pytest.raises(MoroError, match="attn_len"):
+        load_weights(small_system(small_config("video_train", "model.dst_former.attn_len=7")), "a.ckpt")
 
 
 def test_checkpoints_hold_plain_types_only() -> None:
