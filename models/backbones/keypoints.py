@@ -21,11 +21,11 @@ class ResidualMlp(nn.Module):
 
 
 class KeypointBackbone(Backbone):
-    """All landmarks of a frame through a residual network, and out of it as many tokens as there are landmarks.
+    """A residual network on all landmarks of a frame; it gives as many tokens as there are landmarks.
 
-    The counterpart of the ViT, for a hundredth of the transformer's time; trained beforehand to lift a frame to
-    3D (option=backbone_pretrain), as the ViT was. A landmark that was not seen is all zeros in the batch; it is
-    marked, for zeros would mean a place in the box.
+    The counterpart of the ViT, for a hundredth of the transformer's time; trained beforehand to lift a frame
+    to 3D (option=backbone_pretrain), as the ViT was. A landmark that was not seen is all zeros in the batch;
+    it is marked, for zeros would mean a place in the box.
 
     context_depth  residual layers
     """

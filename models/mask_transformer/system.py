@@ -484,12 +484,16 @@ class MoRoSystem(pl.LightningModule):
         }
 
     def use_metadata(self, metadata: Mapping[str, str], where: str) -> None:
-        """Take over the trajectory statistics; MoroError if the file is for another body, tables or attention."""
+        """Take over the trajectory statistics.
+
+        Raises MoroError if the file is for another body, other tables or another attention.
+        """
         for key, mine in self._fingerprint().items():
             if metadata.get(key, mine) != mine:
                 raise MoroError(
                     f"{where} was trained with {key} {metadata[key]}, this configuration has {mine}; use the "
-                    "same preset, dataset.model_type, model.vqvae.meshconv.connection_folder and model.dst_former"
+                    "same preset (dataset.model_type, model.vqvae.meshconv.connection_folder, "
+                    "model.dst_former)"
                 )
         stats = read_stats(metadata)
         if stats is not None:

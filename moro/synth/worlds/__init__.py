@@ -50,8 +50,8 @@ def make_world(
 ) -> Path:
     """Write a world of format `name` below `out`; returns the root of the data set.
 
-    bm_path       folder with the open body, of which the stand-in body models in <out>/standin_body_models are
-                  made; set dataset.bm_path to that folder to use the world
+    bm_path       folder with the open body, of which the stand-in body models in
+                  <out>/standin_body_models are made; set dataset.bm_path to that folder to use the world
     num_vertices  of these (default: the open body's); they are left alone where they are there
     The same arguments give the same files. Raises MoroError for an unknown format.
     """
