@@ -11,6 +11,7 @@ import torch
 
 from models.mask_transformer.data.items import BodyParameters, local_body, parameters_from_arrays
 from models.mask_transformer.data.open_motion import (
+    DRAW_EPOCHS,
     OpenMotionDataset,
     read_motions,
     sampling_probability,
@@ -316,6 +317,8 @@ def test_samples_from_the_cache(root: Path, body: BodyModel, tmp_path: Path) -> 
     other = _dataset(root, body, motions=3, clip_len=1, draws=2)
     other.use_cache(tmp_path / "cache", 1, pytest.fail)
     assert torch.equal(other[0, 39]["landmarks"], samples[39]["landmarks"])  # whatever was made before
+    later = {tuple(other[DRAW_EPOCHS, number]["K"].flatten().tolist()) for number in range(20)}
+    assert len(later) == 2 and not later & intrinsics and len(other._kept) == 2
 
 
 def test_a_damaged_cache_is_named(root: Path, body: BodyModel, tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ SPEED = (0.8, 1.25)  # of a training clip relative to the capture
 MIRRORED = 0.5  # share of mirrored training clips
 FAMILY_POWER = 0.5  # a family's share of the samples grows with this power of its length
 DRAW_FRAMES, DRAW_SPACING = 8, 7  # clip length 1: frames of one draw of `draws`, and frames between them
+DRAW_EPOCHS = 10  # so long is a draw kept: observers seen too often are learned by heart
 SINGLE_FRAME_STRIDE = 5  # of the frames per epoch and in validation when the clip length is 1
 BOX_SHIFT, BOX_SHAKE, BOX_SIZE = 0.03, 0.01, 0.06  # training: shares of the box's side; log of its size
 
@@ -101,7 +102,8 @@ class OpenMotionDataset(ClipDataset):
     camera       False: world z-up, nobody watches; True: camera frame, boxes and landmarks
     overlap_len  test: frames shared by neighbouring windows of a sequence
     draws        clip_len 1 with a motion cache: so many draws of performance, camera, occlusion and detector
-                 errors are made and kept, and samples are frames of them; None: every sample is drawn anew
+                 errors are kept, a tenth of them replaced in each epoch, and samples are frames of them; None:
+                 every sample is drawn anew
     motions      share of the split's motions (up to 1.0) or a number of them; None: all
     """
 
@@ -238,7 +240,8 @@ class OpenMotionDataset(ClipDataset):
 
     def _training_item(self, rng: np.random.Generator) -> dict[str, Any]:
         if self.cache is not None and self.clip_len == 1 and self.draws:
-            frames = self._draw(int(rng.integers(self.draws)))
+            first = self.epoch * self.draws // DRAW_EPOCHS
+            frames = self._draw(first + int(rng.integers(self.draws)), first)
             return frames[int(rng.integers(DRAW_FRAMES))]
         if self.cache is not None:
             return self._from_cache(rng, self.clip_len)
@@ -252,9 +255,10 @@ class OpenMotionDataset(ClipDataset):
         person, ids = self._cached_person(rng, frames, stride)
         return self._observed(person, rng, name="train") | {"ids": ids}
 
-    def _draw(self, number: int) -> list[dict[str, Any]]:
-        """The frames of one of the draws that are kept; the same whoever makes it, and when."""
+    def _draw(self, number: int, first: int) -> list[dict[str, Any]]:
+        """The frames of a draw; the same whoever makes it, and when. Those before `first` are forgotten."""
         if number not in self._kept:
+            self._kept = {kept: frames for kept, frames in self._kept.items() if kept >= first}
             rng = np.random.default_rng((self.seed, number))
             sample = self._from_cache(rng, DRAW_FRAMES, DRAW_SPACING)
             self._kept[number] = [_cut(sample, frame, frame + 1) for frame in range(DRAW_FRAMES)]
