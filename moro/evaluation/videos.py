@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -158,14 +157,8 @@ def _world_alone(scene: Scene, options: Options, faces: Tensor) -> Path:
         shown.append((move(scene.prediction, lifted), options.colour))
     if options.vis_3d_mode in (TRUTH, BOTH) and scene.truth is not None:
         shown.append((move(scene.truth, lifted), TRUTH_COLOUR))
-    points = torch.stack([point for vertices, _ in shown
-                          for point in (vertices.amin((0, 1)), vertices.amax((0, 1)))])  # fmt: skip
     H, W = WORLD_SIZE
-    K = np.array([[W, 0, W / 2], [0, W, H / 2], [0, 0, 1]], float)
-    centre = torch.stack([vertices.mean((0, 1)) for vertices, _ in shown]).mean(0)
-    view = WorldView(
-        K, WORLD_SIZE, *(value.double().numpy() for value in (centre, points.amin(0), points.amax(0)))
-    )
+    view = WorldView.around([vertices for vertices, _ in shown], WORLD_SIZE)
     path = options.saved_data_dir / "visualize_3d" / f"{scene.video}.mp4"
     with VideoWriter(path, options.vis_3d_fps, (W, H)) as writer:
         for index in range(len(scene.prediction)):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from moro.io.atomic import atomic_path
+from moro.io.scenes import write_image
 from moro.synth.worlds import WorldSize
 from moro.synth.worlds.stage import (
     Actor,
@@ -19,7 +20,6 @@ from moro.synth.worlds.stage import (
     intrinsics_json,
     look_at,
     make_stage,
-    write_image,
     write_json,
     write_openpose,
     write_text,

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from moro.io.scenes import write_image
 from moro.synth.worlds import WorldSize
 from moro.synth.worlds.stage import (
     Camera,
@@ -13,7 +14,6 @@ from moro.synth.worlds.stage import (
     intrinsics_json,
     look_at,
     make_stage,
-    write_image,
     write_json,
     write_openpose,
 )

@@ -257,13 +257,6 @@ def _lens_map(camera: Camera) -> tuple[np.ndarray, np.ndarray] | None:
 # ---- files ---------------------------------------------------------------------------------------------
 
 
-def write_image(path: Path, image: np.ndarray) -> None:
-    """RGB as jpeg or png, by the name."""
-    _, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data.tobytes())
-
-
 def write_text(path: Path, text: str) -> None:
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
