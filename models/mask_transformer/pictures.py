@@ -34,9 +34,9 @@ class ClipPictures(Callback):
 
     folder  picture_folder(...)
     faces   (F, 3) of the body
-    Four bodies stand `SPACING` apart along the world's y axis (z-up): the true one at the noisy poses that the
-    network is given, what its tokens that are not masked decode to, the prediction, the truth. The latter two
-    have a sphere at each joint that may touch the ground: green in contact, red not.
+    Four bodies stand `SPACING` apart along the world's y axis (z-up): the true one at the noisy poses that
+    the network is given, what its tokens that are not masked decode to, the prediction, the truth. The latter
+    two have a sphere at each joint that may touch the ground: green in contact, red not.
     """
 
     def __init__(self, folder: Path, faces: Tensor) -> None:

@@ -55,7 +55,7 @@ class ResultsWriter(Callback):
     folder   result_folder(...)
     overlap  `dataset.overlap_len`
     cfg      written beside the sequences as config.yaml, interpolations and all; None: not
-    Nothing is written for task motion. Windows must come in order; a sequence is written when the next begins.
+    Windows must come in order; a sequence is written when the next begins. Nothing is for task motion.
     """
 
     def __init__(self, folder: Path, overlap: int, cfg: DictConfig | None = None) -> None:
