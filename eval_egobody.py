@@ -5,7 +5,7 @@ python eval_egobody.py --saved_data_dir=exp/…/result_egobody/inference_5_1 --r
 
 import logging
 
-from moro.config import ExitOnMoroError
+from moro.errors import ExitOnMoroError
 from moro.evaluation.egobody import evaluate_egobody
 from moro.evaluation.options import egobody_options
 from moro.evaluation.prox import evaluate_prox

@@ -5,7 +5,7 @@ python eval_prox.py --saved_data_dir=exp/…/result_prox/inference_5_1 --recordi
 
 import logging
 
-from moro.config import ExitOnMoroError
+from moro.errors import ExitOnMoroError
 from moro.evaluation.options import prox_options
 from moro.evaluation.prox import evaluate_prox
 

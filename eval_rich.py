@@ -5,7 +5,7 @@ python eval_rich.py --saved_data_dir=exp/…/result_rich/inference_5_1 --seq_nam
 
 import logging
 
-from moro.config import ExitOnMoroError
+from moro.errors import ExitOnMoroError
 from moro.evaluation.options import rich_options
 from moro.evaluation.rich import evaluate_rich
 

@@ -31,8 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from moro.body.loading import load_body_model
 from moro.body.topology import load_connection_matrices
-from moro.config import ExitOnMoroError
-from moro.errors import MoroError
+from moro.errors import ExitOnMoroError, MoroError
 from moro.io.pickles import load_pickle
 
 logger = logging.getLogger("setup_body_models")
