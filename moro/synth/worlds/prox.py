@@ -1,6 +1,5 @@
 """A small PROX: one person in a room, one Kinect, images stored mirrored (spec: data 4.6)."""
 
-import pickle
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ from moro.synth.worlds.stage import (
     make_stage,
     write_json,
     write_openpose,
+    write_pickle,
 )
 
 SIZE = (1920, 1080)
@@ -62,9 +62,7 @@ def _write_recording(root: Path, name: str, photographer: Photographer) -> None:
         people = [] if frame == UNDETECTED else [photographer.openpose(frame, 0)]
         write_openpose(root / "keypoints_openpose" / name / f"{stem}_keypoints.json", people)
         row = {key: value[frame : frame + 1] for key, value in parameters.items()}
-        path = root / "PROXD_filled" / name / "results" / stem / "000.pkl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(pickle.dumps(row, protocol=2))
+        write_pickle(root / "PROXD_filled" / name / "results" / stem / "000.pkl", row)
 
 
 def frame_name(frame: int) -> str:

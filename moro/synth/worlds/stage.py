@@ -4,6 +4,7 @@ The stage is z-up with the floor at z = 0, metres, 30 frames per second.
 """
 
 import json
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -255,6 +256,12 @@ def _lens_map(camera: Camera) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 # ---- files ---------------------------------------------------------------------------------------------
+
+
+def write_pickle(path: Path, content: object) -> None:
+    """As the data sets' own files are: protocol 2."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(pickle.dumps(content, protocol=2))
 
 
 def write_text(path: Path, text: str) -> None:
