@@ -5,10 +5,11 @@ python eval_egobody.py --saved_data_dir=exp/…/result_egobody/inference_5_1 --r
 
 import logging
 
-from moro.config import ExitOnMoroError
+from moro.errors import ExitOnMoroError
 from moro.evaluation.egobody import evaluate_egobody
 from moro.evaluation.options import egobody_options
 from moro.evaluation.prox import evaluate_prox
+from moro.evaluation.videos import draw_scenes
 
 
 def main() -> None:
@@ -17,11 +18,12 @@ def main() -> None:
     with ExitOnMoroError():
         if options.benchmark == "prox":
             logging.info("these results were made on PROX: PROX's protocol")
-            report = evaluate_prox(options)
+            report, scenes = evaluate_prox(options)
         else:
-            report = evaluate_egobody(options)
+            report, scenes = evaluate_egobody(options)
         print(report.table())
         print(report.write(options.saved_data_dir, options.name))
+        draw_scenes(scenes, options)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,10 @@ from models.mask_transformer.build import (
 )
 from models.mask_transformer.callbacks import training_callbacks
 from models.mask_transformer.data.module import MotionDataModule
+from models.mask_transformer.pictures import ClipPictures, picture_folder
 from models.mask_transformer.results import ResultsWriter, result_folder
 from models.mask_transformer.system import MoRoSystem
+from moro.body.loading import load_body_model
 from moro.config import hydra_main
 from moro.errors import MoroError
 
@@ -79,8 +81,17 @@ def validate(cfg: DictConfig, paths: RunPaths, data: MotionDataModule) -> None:
 def test(cfg: DictConfig, paths: RunPaths, data: MotionDataModule) -> None:
     system = with_weights(cfg, choose_checkpoint(cfg, paths), data)
     folder = result_folder(paths.stage, cfg)
-    writer = ResultsWriter(folder, cfg.dataset.overlap_len, cfg, motion=cfg.model.test.visualize)
-    make_trainer(cfg, paths, callbacks=[writer] * cfg.model.test.save_result, devices=1).test(system, data)
+    callbacks: list[pl.Callback] = []
+    if cfg.model.test.save_result:
+        callbacks.append(ResultsWriter(folder, cfg.dataset.overlap_len, cfg))
+    if cfg.model.test.visualize:
+        if cfg.model.task != "motion":
+            raise MoroError("model.test.visualize draws task motion; use it with option=motion_pretrain")
+        pictures = picture_folder(paths.stage, cfg)
+        body = load_body_model(cfg.dataset.bm_path, cfg.dataset.model_type)
+        callbacks.append(ClipPictures(pictures, body.faces))
+        log.info("pictures: %s", pictures)
+    make_trainer(cfg, paths, callbacks=callbacks, devices=1).test(system, data)
     log.info("results: %s", folder)
 
 

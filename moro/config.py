@@ -32,7 +32,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from moro.errors import MoroError
+from moro.errors import ExitOnMoroError, MoroError, one_line
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 FREE_FORM = ("hydra", "optim.scheduler", "dataset.noise")
@@ -135,7 +135,7 @@ class Declaration:
         try:
             OmegaConf.to_container(config, resolve=True)
         except OmegaConfBaseException as error:
-            raise MoroError(f"cannot resolve the configuration: {_one_line(error)}") from error
+            raise MoroError(f"cannot resolve the configuration: {one_line(error)}") from error
 
     def check_key(self, key: str, value: object = None) -> None:
         """Raise MoroError, naming the nearest key, if dotted `key` is not declared."""
@@ -306,7 +306,7 @@ def compose_config(
         with initialize_config_dir(config_dir=str(root.parent), version_base="1.3"):
             config = compose(config_name=root.name, overrides=lines)
     except (HydraException, OmegaConfBaseException) as error:
-        raise MoroError(f"cannot compose {config_name}: {_one_line(error)}") from error
+        raise MoroError(f"cannot compose {config_name}: {one_line(error)}") from error
     declaration.check(config)
     return config
 
@@ -352,25 +352,3 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-
-
-class ExitOnMoroError:
-    """Context in which a MoroError becomes one line on stderr and, if `leave`, exit status 1."""
-
-    def __init__(self, leave: bool = True) -> None:
-        self.leave = leave
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, MoroError):
-            sys.stderr.write(f"error: {_one_line(error)}\n")
-            sys.stderr.flush()
-            if self.leave:
-                sys.exit(1)
-
-
-def _one_line(error: BaseException) -> str:
-    """Its sentence; one that comes from a process of a loader is wrapped in that process's traceback."""
-    return " ".join(str(error).rsplit("MoroError: ", 1)[-1].split())

@@ -16,8 +16,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from moro.config import ExitOnMoroError
-from moro.errors import MoroError
+from moro.errors import ExitOnMoroError, MoroError
 from moro.io.atomic import atomic_path
 from moro.io.weights import METADATA_KEY, load_tensors, own_tensors, save_tensors
 

@@ -20,8 +20,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from models.backbones.vit import VisionTransformer
-from moro.config import ExitOnMoroError
-from moro.errors import MoroError
+from moro.errors import ExitOnMoroError, MoroError
 from moro.io.atomic import atomic_path
 from moro.io.weights import check_fit, load_tensors
 

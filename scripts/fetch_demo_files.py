@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from moro.errors import MoroError
+from moro.errors import ExitOnMoroError, MoroError
 from moro.io.atomic import atomic_path
 
 # The wheel of one fixed platform, whatever runs here: the files in it do not depend on the platform.
@@ -95,7 +95,7 @@ POSE2SIM = Wheel(
 )
 
 
-def main() -> int:
+def main() -> None:
     style = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=style)
     parser.add_argument(
@@ -111,12 +111,8 @@ def main() -> int:
         wheels.append(SPORTS2D)
     if arguments.benchmark:
         wheels.append(POSE2SIM)
-    try:
+    with ExitOnMoroError():
         fetch(wheels, arguments.output)
-    except MoroError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
 
 
 def fetch(wheels: list[Wheel], output: Path) -> None:
@@ -173,4 +169,4 @@ def _sha256(content: bytes) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from moro.errors import MoroError
+from moro.errors import run_script
 from moro.synth.worlds import FORMATS, WorldSize, make_world
 
 logger = logging.getLogger("make_world")
@@ -44,8 +44,4 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        main()
-    except MoroError as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

@@ -19,7 +19,7 @@ import matplotlib.pyplot as plt
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from moro.errors import MoroError
+from moro.errors import ExitOnMoroError, MoroError
 from moro.io.atomic import atomic_path
 
 Curve = tuple[list[int], list[float]]
@@ -88,11 +88,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("losses.png"), help="picture to write")
     parser.add_argument("--pattern", default=".", help="regular expression on logged names, e.g. loss")
     arguments = parser.parse_args()
-    try:
+    with ExitOnMoroError():
         plt.switch_backend("agg")
         plot(arguments.runs, arguments.out, arguments.pattern)
-    except MoroError as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -33,8 +33,8 @@ from models.mask_transformer.system import Batch, MoRoSystem
 from moro.body.loading import load_body_model
 from moro.body.model import BodyModel
 from moro.body.topology import load_connection_matrices
-from moro.config import ExitOnMoroError, compose_config
-from moro.errors import MoroError
+from moro.config import compose_config
+from moro.errors import ExitOnMoroError, MoroError
 from moro.geometry.boxes import box_from_points
 from moro.geometry.camera import project
 from moro.geometry.trajectory import TrajectoryStats

@@ -24,16 +24,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-import numpy as np
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from moro.body.loading import load_body_model
 from moro.body.topology import load_connection_matrices
-from moro.config import ExitOnMoroError
-from moro.errors import MoroError
+from moro.errors import ExitOnMoroError, MoroError
 from moro.io.pickles import load_pickle
+from moro.io.regressor_files import read_matrix
 
 logger = logging.getLogger("setup_body_models")
 
@@ -140,15 +137,9 @@ def _array(name: str, shape: tuple[int, int], purpose: str) -> Part:
     """A regressor whose rows sum to 1."""
 
     def check(root: Path) -> None:
-        try:
-            if name.endswith(".npy"):
-                matrix = torch.from_numpy(np.load(root / name, allow_pickle=False))
-            else:
-                matrix = torch.load(root / name, weights_only=True)
-            sums = matrix.sum(1)
-            sums = sums.to_dense() if sums.is_sparse else sums
-        except Exception as error:  # a damaged file can fail in any way
-            raise MoroError(f"{name} cannot be read ({error}); download it again") from error
+        matrix = read_matrix(root / name)
+        sums = matrix.sum(1)
+        sums = sums.to_dense() if sums.is_sparse else sums
         if tuple(matrix.shape) != shape or (sums - 1).abs().max() > 0.01:
             raise MoroError(f"{name} is {tuple(matrix.shape)}, expected {shape} with rows of sum 1")
 

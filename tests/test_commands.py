@@ -120,6 +120,13 @@ def test_inference_in_either_order(workplace: Workplace, tokenizer: Path, stages
     assert list((stages / "video_train" / "result_open").rglob("results.pkl"))
 
 
+def test_pictures_of_the_motion_branch(workplace: Workplace, tokenizer: Path, stages: Path) -> None:
+    words = (*tiny_stage(tokenizer, 2), "dataset.batch_size=1", "dataset.clip_len=4")
+    workplace.run("train_mask_transformer.py", "option=[motion_pretrain,visualize]", *words)
+    folder = stages / "motion_pretrain" / "vis_random_0.2_5_0.03_2.0" / "clip_000"
+    assert sorted(path.name for path in folder.iterdir()) == [f"vis_{frame:02d}.png" for frame in range(4)]
+
+
 def test_a_misspelt_key_names_the_nearest(workplace: Workplace) -> None:
     output = workplace.run("train_mask_transformer.py", "option=video_train", "optim.lrr=1e-3", status=1)
     assert "optim.lr" in output and "Traceback" not in output

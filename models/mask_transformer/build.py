@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
@@ -24,6 +23,7 @@ from moro.body.loading import load_body_model
 from moro.body.model import BodyModel
 from moro.errors import MoroError
 from moro.geometry.trajectory import TrajectoryStats
+from moro.io.regressor_files import read_matrix
 from moro.io.weights import load_strict, load_tensors, own_tensors, save_tensors
 
 _log = logging.getLogger(__name__)
@@ -143,15 +143,12 @@ def build_loss(cfg: DictConfig, body: BodyModel, mask_id: int) -> MoRoLoss:
 def keypoint_regressor(cfg: DictConfig, body: BodyModel) -> Tensor:
     """(N, V) on the body surface: the body's landmarks if it has them, else H36M's 17 (spec: models 5.2).
 
-    Raises MoroError if files for the latter are missing or do not fit.
+    Raises MoroError if files for the latter are missing, damaged or do not fit.
     """
     if body.landmark_regressor is not None:
         return body.landmark_regressor[:, body.body_vertices]
-    for path in (cfg.model.j_regressor_h36m, cfg.model.smplx2smpl):
-        if not Path(path).is_file():
-            raise MoroError(f"{path} not found; image_pretrain needs it for the 2-D keypoints (see README)")
-    joints = torch.from_numpy(np.load(cfg.model.j_regressor_h36m, allow_pickle=False)).float()  # (17, 6890)
-    to_smpl = torch.load(cfg.model.smplx2smpl, weights_only=True).float()  # sparse (6890, V_full)
+    joints = read_matrix(cfg.model.j_regressor_h36m)  # (17, 6890)
+    to_smpl = read_matrix(cfg.model.smplx2smpl)  # sparse (6890, V_full)
     if joints.shape[1] != to_smpl.shape[0] or to_smpl.shape[1] <= int(body.body_vertices[-1]):
         raise MoroError(
             f"{cfg.model.smplx2smpl} does not fit {cfg.model.j_regressor_h36m} and body {body.body_id}"

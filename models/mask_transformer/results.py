@@ -55,14 +55,11 @@ class ResultsWriter(Callback):
     folder   result_folder(...)
     overlap  `dataset.overlap_len`
     cfg      written beside the sequences as config.yaml, interpolations and all; None: not
-    motion   write the clips of task motion too, in their world frame; otherwise nothing is written for it
-    Windows must come in order; a sequence is written when the next begins.
+    Windows must come in order; a sequence is written when the next begins. Nothing is for task motion.
     """
 
-    def __init__(
-        self, folder: Path, overlap: int, cfg: DictConfig | None = None, motion: bool = False
-    ) -> None:
-        self.folder, self.overlap, self.cfg, self.motion = folder, overlap, cfg, motion
+    def __init__(self, folder: Path, overlap: int, cfg: DictConfig | None = None) -> None:
+        self.folder, self.overlap, self.cfg = folder, overlap, cfg
         self.written: list[Path] = []
         self._name: str | None = None
         self._windows: list[dict[str, Any]] = []
@@ -97,7 +94,7 @@ class ResultsWriter(Callback):
         self, batch: Batch, recovered: Recovered, batch_idx: int
     ) -> list[tuple[int, str, dict[str, Any]]]:
         """Place in the batch, sequence and arrays of each clip."""
-        if recovered.output.rotation is None and not self.motion:
+        if recovered.output.rotation is None:
             return []
         vertices = recovered.vertices.float().cpu().numpy()
         contact = None if recovered.contact is None else (recovered.contact > 0).float().cpu().numpy()

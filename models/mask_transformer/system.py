@@ -62,8 +62,10 @@ class Recovered:
     translation: Tensor  # (B, F, 1, 3)  pelvis in camera, metres
     contact: Tensor | None  # (B, F, 4|6)   logits; None in task image
     ids: Tensor  # (B, F, J)
+    masked_ids: Tensor  # (B, F, J)  as decoding began
     confidence: Tensor  # (B, F, J)
     local_mesh: Tensor  # (B, F, V, 3)  without rotation, relative to the pelvis
+    cano_input: Tensor | None  # (B, F, 9)  noisy trajectory, normalised; task motion only
     output: TransformerOutput  # of the last pass
 
 
@@ -400,7 +402,16 @@ class MoRoSystem(pl.LightningModule):
             rotation, translation = self._final_poses(batch, output)
             vertices = mesh @ rotation.mT + translation
         return Recovered(
-            vertices, rotation, translation, output.contact, result.ids, result.confidence, mesh, output
+            vertices=vertices,
+            rotation=rotation,
+            translation=translation,
+            contact=output.contact,
+            ids=result.ids,
+            masked_ids=masked,
+            confidence=result.confidence,
+            local_mesh=mesh,
+            cano_input=cano_input,
+            output=output,
         )
 
     def _final_poses(self, batch: Batch, output: TransformerOutput) -> tuple[Tensor, Tensor]:

@@ -124,8 +124,8 @@ class TokenizerSystem(pl.LightningModule):
         if schedule is None:
             return optimizer
         total = int(self.trainer.estimated_stepping_batches)
-        scheduler = LambdaLR(optimizer, lambda step: rate_factor(step, total, schedule))
-        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+        scheduler = LambdaLR(optimizer, lambda count: rate_factor(count, total, schedule))
+        return [optimizer], [{"scheduler": scheduler, "interval": schedule.get("interval", "step")}]
 
     def metadata(self) -> dict[str, str]:
         """What a tokenizer file says of itself."""
@@ -174,11 +174,19 @@ class CodeUsage(Metric):
 def rate_factor(step: int, total: int, schedule: Mapping[str, Any]) -> float:
     """Learning rate at a step, relative to `optim.lr`.
 
-    schedule  name "multistep" (times gamma at each of `milestones`, in steps) or "cosine" (falls to gamma
-              at the last step), both after a linear rise over warmup_steps. The original stepped its
-              milestones per epoch by mistake (spec: models 8.1, 4)
+    schedule  name "multistep" (times gamma at each of `milestones`) or "cosine" (falls to gamma at the last
+              step), both after a linear rise over warmup_steps. With interval "epoch" `step` and the
+              milestones count epochs, as in the original (spec: models 1.7)
+    Raises MoroError for other names and intervals, and for an interval of epochs that does not fit the rest.
     """
     warmup = int(schedule.get("warmup_steps", 0))
+    interval = schedule.get("interval", "step")
+    if interval not in ("step", "epoch"):
+        raise MoroError(f"optim.lr_scheduler.interval must be step or epoch, not {interval}.")
+    if interval == "epoch" and (warmup or schedule.get("name", "multistep") != "multistep"):
+        raise MoroError(
+            "optim.lr_scheduler.interval=epoch is for multistep without warmup_steps; set it to step."
+        )
     if step < warmup:
         return (step + 1) / warmup
     kind, gamma = schedule.get("name", "multistep"), float(schedule["gamma"])

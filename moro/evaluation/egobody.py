@@ -1,20 +1,20 @@
 """EgoBody's protocol (spec: data 8.3): errors in the world frame, split by what the camera could see."""
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from moro.body.loading import load_body_model
 from moro.errors import MoroError
 from moro.evaluation.frames import bare, move, require_results, result_file, rows_of
 from moro.evaluation.measures import Measured, Report, errors_against_truth
 from moro.evaluation.options import Options
-from moro.evaluation.prediction import Parameters, Prediction, Predictor, smpl_vertices
-from moro.evaluation.regressors import Regressors, load_regressors
-from moro.evaluation.videos import Scene, draw_videos, image_reader, smpl_faces
+from moro.evaluation.prediction import Prediction, Predictor, TrueBodies
+from moro.evaluation.regressors import load_regressors
+from moro.evaluation.videos import Evaluation, Scene, image_reader
 from moro.io import egobody_files as files
 from moro.io.egobody_files import TestSequence
 from moro.io.scenes import read_frame_parameters
@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 NUM_JOINTS = 22
 
 
-def evaluate_egobody(options: Options) -> Report:
-    """Metrics of one recording, or of every row of the table of test sequences; the videos asked for.
+def evaluate_egobody(options: Options) -> Evaluation:
+    """Metrics of one recording, or of every row of the table of test sequences.
 
     Raises MoroError when a file is missing or results do not cover the frames that count.
     """
@@ -33,14 +33,10 @@ def evaluate_egobody(options: Options) -> Report:
     require_results(options.saved_data_dir, [sequence.name for sequence in sequences])
     regressors = load_regressors(options.bm_path)
     predictor = Predictor(options.method, options.bm_path, regressors)
-    measured = []
-    for sequence in sequences:
-        prediction = predictor.load(result_file(options.saved_data_dir, sequence.name))
-        measured.append(measure(sequence, prediction, options, regressors))
-        if options.render or options.render_gt or options.visualize_3d:
-            scene = scene_of(sequence, prediction, options, regressors)
-            draw_videos(scene, options, smpl_faces(options.bm_path, regressors.num_vertices))
-    return Report(measured)
+    bodies = TrueBodies("smplh", options.bm_path, regressors)
+    steps = [(sequence, predictor, options, bodies) for sequence in sequences]
+    report = Report([measure(*step) for step in steps])
+    return Evaluation(report, [partial(scene_of, *step) for step in steps if options.draws])
 
 
 def select_sequences(sequences: list[TestSequence], name: str) -> list[TestSequence]:
@@ -53,16 +49,17 @@ def select_sequences(sequences: list[TestSequence], name: str) -> list[TestSeque
 
 
 def measure(
-    sequence: TestSequence, prediction: Prediction, options: Options, regressors: Regressors
+    sequence: TestSequence, predictor: Predictor, options: Options, bodies: TrueBodies
 ) -> Measured:
     """Metrics of the frames that count, from 22 joints in the world."""
-    root = options.dataset_root
+    root, regressors = options.dataset_root, bodies.regressors
+    prediction = predictor.load(result_file(options.saved_data_dir, sequence.name))
     rows = _rows_that_count(sequence, prediction, options)
     names = [prediction.frame_names[row] for row in rows]
     master2world = files.master_to_world(root, sequence.recording, sequence.scene)
     cam2world = master2world @ files.view_to_master(root, sequence.recording, sequence.view)
     vertices = move(prediction.vertices[rows], cam2world)
-    truth = move(true_vertices(sequence, names, options, regressors), master2world)
+    truth = move(true_vertices(sequence, names, options, bodies), master2world)
     feet = regressors.foot_points()
     if feet is None:
         logger.warning("foot sliding is left out: the body files are not SMPL's mesh")
@@ -78,28 +75,25 @@ def measure(
 
 
 def true_vertices(
-    sequence: TestSequence, names: list[str], options: Options, regressors: Regressors
+    sequence: TestSequence, names: list[str], options: Options, bodies: TrueBodies
 ) -> Tensor:
     """SMPL vertices (F, V, 3) of images, by name, in the master camera's frame."""
     folder = files.parameter_folder(
         options.dataset_root, "smpl", sequence.recording, sequence.body_idx, sequence.interactee_idx
     )
-    arrays = read_frame_parameters(folder, [bare(name) for name in names])
-    body = load_body_model(options.bm_path, "smplh", sequence.gender)
-    return smpl_vertices(body, Parameters.from_rotvecs(arrays), regressors, is_smplx=False)
+    return bodies.vertices(sequence.gender, read_frame_parameters(folder, [bare(name) for name in names]))
 
 
-def scene_of(
-    sequence: TestSequence, prediction: Prediction, options: Options, regressors: Regressors
-) -> Scene:
+def scene_of(sequence: TestSequence, predictor: Predictor, options: Options, bodies: TrueBodies) -> Scene:
     """The whole prediction as it is drawn; truth only if it is drawn too."""
     root, recording, view = options.dataset_root, sequence.recording, sequence.view
+    prediction = predictor.load(result_file(options.saved_data_dir, sequence.name))
     master2world = files.master_to_world(root, recording, sequence.scene)
     view2master = files.view_to_master(root, recording, view)
     truth = None
     if options.render_gt or options.visualize_3d:
         names = list(prediction.frame_names)
-        truth = move(true_vertices(sequence, names, options, regressors), np.linalg.inv(view2master))
+        truth = move(true_vertices(sequence, names, options, bodies), np.linalg.inv(view2master))
     lens = files.view_lens(root, view)
     centers, scales = None, None
     if options.boxes:

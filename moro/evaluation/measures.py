@@ -125,13 +125,18 @@ class Report:
         }
 
     def table(self) -> str:
-        """The printed table; a metric without any value is n/a."""
+        """The printed table; a metric without any value is n/a.
+
+        Beside a metric that some sequences lack (visible joints, without a mask) stands how many have it.
+        """
         frames = sum(sequence.num_frames for sequence in self.sequences)
         lines = [f"{len(self.sequences)} sequences, {frames} frames"]
         for measure in self.measures:
             value = self.overall[measure.key]
             number = "n/a" if math.isnan(value) else f"{value:.{measure.decimals}f}"
-            lines.append(f"{measure.label:<18} {number:>10} {measure.unit}")
+            having = sum(measure.key in sequence.values for sequence in self.sequences)
+            part = "" if having == len(self.sequences) else f"  ({having} of {len(self.sequences)} sequences)"
+            lines.append(f"{measure.label:<18} {number:>10} {measure.unit}{part}")
         return "\n".join(lines)
 
     def write(self, folder: str | Path, name: str) -> Path:

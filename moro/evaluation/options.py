@@ -53,6 +53,11 @@ class Options:
     crop_bbox: bool = False
     scene_floor: bool = False
 
+    @property
+    def draws(self) -> bool:
+        """Whether there are videos to make."""
+        return self.render or self.render_gt or self.visualize_3d
+
 
 def egobody_options(arguments: Sequence[str] | None = None) -> Options:
     """Options of eval_egobody.py; results made on PROX are evaluated by PROX's protocol (defect D3)."""

@@ -2,7 +2,7 @@
 
 import logging
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -92,8 +92,27 @@ def smpl_vertices(body: BodyModel, parameters: Parameters, regressors: Regressor
     return vertices
 
 
+class TrueBodies:
+    """Ground truth as SMPL vertices; the body model of each gender is read once.
+
+    model_type  smplh or smplx
+    regressors  of SMPL's mesh
+    """
+
+    def __init__(self, model_type: str, bm_path: str | Path, regressors: Regressors) -> None:
+        self.is_smplx, self.regressors = model_type == "smplx", regressors
+        self._body = cache(partial(load_body_model, bm_path, model_type))
+
+    def vertices(self, gender: str, arrays: dict[str, np.ndarray]) -> Tensor:
+        """(F, V, 3) of axis-angle parameters (see `Parameters.from_rotvecs`)."""
+        parameters = Parameters.from_rotvecs(arrays)
+        return smpl_vertices(self._body(gender), parameters, self.regressors, self.is_smplx)
+
+
 class Predictor:
     """Reads results.pkl files of one method; the body model is loaded once, when first needed.
+
+    A file is read, and its meshes are fitted, once; asked for again, the parameters kept are posed anew.
 
     method      a name of METHODS
     bm_path     folder of body models
@@ -104,6 +123,7 @@ class Predictor:
         if method not in METHODS:
             raise MoroError(f"unknown method {method!r}; use one of {', '.join(METHODS)}")
         self.method, self.bm_path, self.regressors = METHODS[method], bm_path, regressors
+        self._kept: dict[Path, tuple[tuple[str, ...], Parameters]] = {}
 
     @cached_property
     def body(self) -> BodyModel:
@@ -112,6 +132,14 @@ class Predictor:
 
     def load(self, path: str | Path) -> Prediction:
         """One sequence. MoroError if the file is missing, damaged or made with another body."""
+        path = Path(path)
+        if path not in self._kept:
+            self._kept[path] = self._read(path)
+        frame_names, parameters = self._kept[path]
+        is_smplx = self.method.body == "smplx"
+        return Prediction(frame_names, smpl_vertices(self.body, parameters, self.regressors, is_smplx))
+
+    def _read(self, path: Path) -> tuple[tuple[str, ...], Parameters]:
         content = read_results(path)
         names = _entry(content, "frame_name", path).reshape(-1)  # (1, T) -> (T,)
         frame_names = tuple(Path(str(name)).name for name in names)
@@ -123,8 +151,7 @@ class Predictor:
             raise MoroError(
                 f"{path}: {len(parameters.transl)} bodies for {len(frame_names)} frame names; write it anew"
             )
-        is_smplx = self.method.body == "smplx"
-        return Prediction(frame_names, smpl_vertices(self.body, parameters, self.regressors, is_smplx))
+        return frame_names, parameters
 
     def _fitted(self, meshes: np.ndarray, path: str | Path) -> Parameters:
         """SMPL-X parameters of decoded meshes (1, T, V, 3), with the original's settings (spec: data 7)."""

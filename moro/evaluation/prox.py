@@ -1,5 +1,6 @@
 """PROX's protocol (spec: data 8.5): plausibility without ground truth, in the scene turned y-up."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,14 @@ from moro.evaluation.frames import Z_UP_TO_Y_UP, bare, move, require_results, re
 from moro.evaluation.measures import Measured, Report, plausibility
 from moro.evaluation.options import Options
 from moro.evaluation.prediction import Prediction, Predictor
-from moro.evaluation.regressors import Regressors, load_regressors
-from moro.evaluation.videos import Scene, draw_videos, image_reader, smpl_faces
+from moro.evaluation.regressors import load_regressors
+from moro.evaluation.videos import Evaluation, Scene, image_reader
 from moro.io import prox_files as files
 from moro.render.scene import Image
 
 
-def evaluate_prox(options: Options) -> Report:
-    """Metrics of one recording, or of the test recordings; the videos asked for.
+def evaluate_prox(options: Options) -> Evaluation:
+    """Metrics of one recording, or of the test recordings.
 
     Raises MoroError when a file is missing.
     """
@@ -24,21 +25,17 @@ def evaluate_prox(options: Options) -> Report:
     require_results(options.saved_data_dir, recordings)
     regressors = load_regressors(options.bm_path)
     predictor = Predictor(options.method, options.bm_path, regressors)
-    measured = []
-    for recording in recordings:
-        prediction = predictor.load(result_file(options.saved_data_dir, recording))
-        measured.append(measure(recording, prediction, options, regressors))
-        if options.render or options.visualize_3d:
-            scene = scene_of(recording, prediction, options)
-            draw_videos(scene, options, smpl_faces(options.bm_path, regressors.num_vertices))
-    return Report(measured)
+    report = Report([measure(recording, predictor, options) for recording in recordings])
+    drawn = recordings if options.draws else []
+    return Evaluation(report, [partial(scene_of, recording, predictor, options) for recording in drawn])
 
 
-def measure(recording: str, prediction: Prediction, options: Options, regressors: Regressors) -> Measured:
+def measure(recording: str, predictor: Predictor, options: Options) -> Measured:
     """Metrics of all frames, from all joints of the regressor."""
+    prediction = predictor.load(result_file(options.saved_data_dir, recording))
     vertices = move(prediction.vertices, _cam2world(recording, options))
     floor = floor_height(recording, prediction, options)
-    return Measured(recording, len(vertices), plausibility(regressors.to_joints(vertices), floor))
+    return Measured(recording, len(vertices), plausibility(predictor.regressors.to_joints(vertices), floor))
 
 
 def floor_height(recording: str, prediction: Prediction, options: Options) -> float:
@@ -51,8 +48,9 @@ def floor_height(recording: str, prediction: Prediction, options: Options) -> fl
     return files.FLOOR_HEIGHTS[scene]
 
 
-def scene_of(recording: str, prediction: Prediction, options: Options) -> Scene:
+def scene_of(recording: str, predictor: Predictor, options: Options) -> Scene:
     """The recording as it is drawn."""
+    prediction = predictor.load(result_file(options.saved_data_dir, recording))
     root = options.dataset_root
     lens = files.colour_lens(root)
 

@@ -1,6 +1,5 @@
 """From body vertices to what is compared: SMPL's mesh and joints (spec: data 1.1, 8.1)."""
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from moro.body.skeleton import VERTEX_JOINT_IDS, VERTEX_JOINT_NAMES
 from moro.errors import MoroError
+from moro.io.regressor_files import read_matrix
 
 JOINT_FILE = "smpl_neutral_J_regressor.pt"
 MAP_FILE = "smplx2smpl_sparse.pt"
@@ -59,23 +59,11 @@ class Regressors:
 
 def load_regressors(bm_path: str | Path) -> Regressors:
     """Both files from the folder of body models. MoroError if one is missing, damaged or of wrong shape."""
-    joints = _load(Path(bm_path) / JOINT_FILE).to_dense()
-    mapping = _load(Path(bm_path) / MAP_FILE)
-    if joints.ndim != 2 or mapping.ndim != 2 or mapping.shape[0] != joints.shape[1]:
+    joints = read_matrix(Path(bm_path) / JOINT_FILE).to_dense()
+    mapping = read_matrix(Path(bm_path) / MAP_FILE)
+    if mapping.shape[0] != joints.shape[1]:
         raise MoroError(
             f"{bm_path}: {JOINT_FILE} {tuple(joints.shape)} and {MAP_FILE} {tuple(mapping.shape)} do not fit "
             "together; fetch both again"
         )
     return Regressors(joints, mapping.to_sparse_coo().coalesce())
-
-
-def _load(path: Path) -> Tensor:
-    try:
-        tensor = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise MoroError(f"{path} not found; the evaluation needs it, see docs/files.md") from error
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise MoroError(f"{path} is not a readable torch file; fetch it again") from error
-    if not isinstance(tensor, Tensor):
-        raise MoroError(f"{path} holds no tensor; fetch it again")
-    return tensor.float()

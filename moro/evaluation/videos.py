@@ -3,16 +3,18 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from moro.body.loading import load_body_model
 from moro.errors import MoroError
 from moro.evaluation.frames import move
+from moro.evaluation.measures import Report
 from moro.evaluation.options import BOTH, PREDICTION, TRUTH, Options
 from moro.geometry.ground import Ground
 from moro.io.scenes import read_image
@@ -57,6 +59,13 @@ class Scene:
     downsample: int = 1
 
 
+class Evaluation(NamedTuple):
+    """The metrics, and for each sequence what makes it as it is drawn (none if no videos are asked for)."""
+
+    report: Report
+    scenes: list[Callable[[], Scene]]
+
+
 def smpl_faces(bm_path: str | Path, num_vertices: int) -> Tensor:
     """Faces (F, 3) of the SMPL mesh, from whichever SMPL or SMPL-H file is there (spec: data 1.1)."""
     for model_type, gender in (
@@ -71,6 +80,25 @@ def smpl_faces(bm_path: str | Path, num_vertices: int) -> Tensor:
             if body.num_full_vertices == num_vertices:
                 return body.full_faces
     raise MoroError(f"{bm_path} has no SMPL or SMPL-H file; rendering needs its faces, see docs/files.md")
+
+
+def draw_scenes(scenes: Sequence[Callable[[], Scene]], options: Options) -> None:
+    """The videos that were asked for, of every sequence that has what it takes.
+
+    Raises MoroError at the end if some have not; why is logged.
+    """
+    faces, failed = cache(partial(smpl_faces, options.bm_path)), 0
+    for scene_of in scenes:
+        try:
+            scene = scene_of()
+            draw_videos(scene, options, faces(scene.prediction.shape[1]))
+        except MoroError as error:
+            logger.error("not drawn: %s", error)
+            failed += 1
+    if failed:
+        raise MoroError(
+            f"{failed} of {len(scenes)} sequences could not be drawn, as said above; the metrics are written"
+        )
 
 
 def draw_videos(scene: Scene, options: Options, faces: Tensor) -> list[Path]:
@@ -158,14 +186,8 @@ def _world_alone(scene: Scene, options: Options, faces: Tensor) -> Path:
         shown.append((move(scene.prediction, lifted), options.colour))
     if options.vis_3d_mode in (TRUTH, BOTH) and scene.truth is not None:
         shown.append((move(scene.truth, lifted), TRUTH_COLOUR))
-    points = torch.stack([point for vertices, _ in shown
-                          for point in (vertices.amin((0, 1)), vertices.amax((0, 1)))])  # fmt: skip
     H, W = WORLD_SIZE
-    K = np.array([[W, 0, W / 2], [0, W, H / 2], [0, 0, 1]], float)
-    centre = torch.stack([vertices.mean((0, 1)) for vertices, _ in shown]).mean(0)
-    view = WorldView(
-        K, WORLD_SIZE, *(value.double().numpy() for value in (centre, points.amin(0), points.amax(0)))
-    )
+    view = WorldView.around([vertices for vertices, _ in shown], WORLD_SIZE)
     path = options.saved_data_dir / "visualize_3d" / f"{scene.video}.mp4"
     with VideoWriter(path, options.vis_3d_fps, (W, H)) as writer:
         for index in range(len(scene.prediction)):

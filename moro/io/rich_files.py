@@ -15,6 +15,7 @@ from moro.errors import MoroError
 from moro.io.scenes import read_json
 
 LABELS, BOXES = "hmr4d_support/rich_test_labels.pt", "hmr4d_support/rich_test_preproc.pt"
+CROP_CYCLE, CROP_FROM = 200, 100  # frames
 _PARAMETERS = {"body_pose": 63, "betas": 10, "global_orient": 3, "transl": 3}
 
 
@@ -83,6 +84,25 @@ def split_vid(vid: str) -> tuple[str, str]:
 def image_folder(root: str | Path, vid: str) -> Path:
     """Folder of the vid's images."""
     return Path(root) / "images" / vid
+
+
+def image_files(root: str | Path, vid: str) -> list[Path]:
+    """Images of a vid, sorted by name: what the labels' `frame_id` counts."""
+    return sorted(image_folder(root, vid).glob("*.jp*g"))
+
+
+def upper_half(centers: NDArray, scales: NDArray, frames: NDArray) -> tuple[NDArray, NDArray]:
+    """Boxes (F, 2), (F,) after the occlusion protocol: halved towards the head in the last 100 of every 200
+    frames of the sequence (spec: data 4.5).
+
+    frames  (F,) numbers within the sequence
+    New arrays: the stored boxes stay as they are (spec: data D8).
+    """
+    centers, scales = centers.copy(), scales.copy()
+    cut = np.asarray(frames) % CROP_CYCLE >= CROP_FROM
+    centers[cut, 1] -= 50 * scales[cut]
+    scales[cut] /= 2
+    return centers, scales
 
 
 def camera_file(root: str | Path, vid: str) -> Path | None:

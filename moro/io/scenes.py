@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from moro.errors import MoroError
 from moro.geometry.lens import Lens
+from moro.io.atomic import atomic_path
 from moro.io.pickles import load_pickle
 
 IMAGE_SIZE = (1920, 1080)  # width, height of a Kinect's colour images
@@ -165,6 +166,17 @@ def read_image(path: str | Path) -> NDArray | None:
         return None
     image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
     return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def write_image(path: str | Path, image: NDArray, quality: int = 95) -> None:
+    """(H, W, 3) uint8 RGB as jpeg of this quality or png, by the name. MoroError if it cannot be written."""
+    done, data = cv2.imencode(
+        Path(path).suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
+    )
+    if not done:
+        raise MoroError(f"cannot write {path}: name it .jpg or .png")
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def _array(value: Any, shape: tuple[int, ...], path: str | Path, name: str) -> NDArray:

@@ -330,6 +330,16 @@ class WorldView:
         self.world2cam = self._place_camera()
         self.background = self._draw_ground()
 
+    @classmethod
+    def around(cls, bodies: Sequence[Tensor], size: tuple[int, int]) -> "WorldView":
+        """A view of whole motions, (T, V, 3) each, whose focal length is the width of the picture."""
+        H, W = size
+        K = np.array([[W, 0, W / 2], [0, W, H / 2], [0, 0, 1]], float)
+        centre = torch.stack([vertices.mean((0, 1)) for vertices in bodies]).mean(0)
+        low = torch.stack([vertices.amin((0, 1)) for vertices in bodies]).amin(0)
+        high = torch.stack([vertices.amax((0, 1)) for vertices in bodies]).amax(0)
+        return cls(K, size, *(value.double().cpu().numpy() for value in (centre, low, high)))
+
     def render(self, meshes: Sequence[Mesh | tuple], *, supersample: int = 2) -> Image:
         """(H, W, 3) uint8: bodies (vertices in the y-up world, metres) on the ground, with soft shadows."""
         rotation = torch.as_tensor(self.world2cam[:3, :3], dtype=torch.float32)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from moro.errors import MoroError
 from moro.geometry.ground import Ground
-from moro.io.atomic import atomic_path
+from moro.io.scenes import write_image
 from moro.render.scene import (
     Colour,
     Image,
@@ -101,7 +101,7 @@ def render_result_video(
             writer.write(picture)
             if frame_dir is not None:
                 name = f"{index:06d}.jpg" if frame_names is None else frame_names[index]
-                _write_jpeg(Path(frame_dir) / name, picture)
+                write_image(Path(frame_dir) / name, picture, quality=92)
     except BaseException as error:
         if writer is not None:
             writer.__exit__(type(error), error, error.__traceback__)
@@ -208,11 +208,3 @@ def _label(image: Image, mesh: Mesh, number: int, K: NDArray) -> None:
     top = vertices[(vertices[:, 1] / vertices[:, 2]).argmin()].double().cpu().numpy()
     x, y, z = K @ top
     draw_label(image, str(number), (x / z, y / z - image.shape[0] / 36), mesh.colour)
-
-
-def _write_jpeg(path: Path, picture: Image) -> None:
-    with atomic_path(path) as temporary:
-        if not cv2.imwrite(
-            str(temporary), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92]
-        ):
-            raise MoroError(f"cannot write {path}: the folder is not writable or the disk is full.")

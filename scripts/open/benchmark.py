@@ -25,8 +25,8 @@ from models.recovery.pipeline import load_system
 from models.recovery.real_video import compare_with_reference, summary
 from models.recovery.withheld import measure_withheld
 from moro.body.loading import load_body_model
-from moro.config import ExitOnMoroError, compose_config
-from moro.errors import MoroError
+from moro.config import compose_config
+from moro.errors import ExitOnMoroError, MoroError
 from moro.io.atomic import atomic_path
 
 DECIDING = ("cam01", "cam02")

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from moro.body.loading import load_body_model
 from moro.body.topology import build_connection_matrices, connection_hash, save_connection_matrices
-from moro.errors import MoroError
+from moro.errors import run_script
 
 
 def main() -> None:
@@ -34,7 +34,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except MoroError as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

@@ -11,7 +11,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from models.mask_transformer.build import resolve_paths
 from models.mask_transformer.data.module import build_dataset
-from moro.config import ExitOnMoroError, compose_config
+from moro.config import compose_config
+from moro.errors import ExitOnMoroError
 
 
 def main() -> None:

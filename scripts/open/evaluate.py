@@ -16,7 +16,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from models.recovery.heldout import format_table, held_out_table, transposed
-from moro.config import ExitOnMoroError
+from moro.errors import ExitOnMoroError
 from moro.io.atomic import atomic_path
 
 

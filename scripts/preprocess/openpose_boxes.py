@@ -4,9 +4,8 @@ import argparse
 import json
 import logging
 import os
-import sys
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -116,12 +115,3 @@ def recordings(folder: Path, wanted: Sequence[str] | None) -> list[Path]:
     if lacking:
         raise MoroError(f"{folder} has no {', '.join(lacking)}; check --recordings.")
     return [path for name, path in found.items() if not wanted or name in wanted]
-
-
-def script(main: Callable[[], None]) -> None:
-    """Run a script's main: errors as one sentence, exit status 1."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        main()
-    except MoroError as error:
-        sys.exit(f"error: {error}")

@@ -25,11 +25,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from moro.body.loading import load_body_model
 from moro.body.model import BodyModel
-from moro.errors import MoroError
+from moro.errors import MoroError, run_script
 from moro.geometry.rotation import rotvec_to_matrix
 from moro.io.amass_files import JOINTS, NUM_JOINTS, PARAMETERS, write_recording
 from moro.parallel import parallel_map
-from scripts.preprocess.openpose_boxes import script
 
 logger = logging.getLogger("process_amass")
 
@@ -186,4 +185,4 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    script(main)
+    run_script(main)

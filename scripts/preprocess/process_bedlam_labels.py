@@ -22,10 +22,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from moro.errors import MoroError
+from moro.errors import MoroError, run_script
 from moro.io.bedlam_files import LABELS, SCENE_NAMES, TEXTS, label_file, read_scene_names, write_tracks
 from moro.parallel import parallel_map
-from scripts.preprocess.openpose_boxes import script
 
 logger = logging.getLogger("process_bedlam_labels")
 
@@ -131,4 +130,4 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    script(main)
+    run_script(main)

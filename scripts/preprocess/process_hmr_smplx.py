@@ -31,13 +31,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from moro.body.fitting import fit_body
 from moro.body.loading import load_body_model
 from moro.body.model import BodyModel
-from moro.errors import MoroError
+from moro.errors import MoroError, run_script
 from moro.geometry.rotation import rotvec_to_matrix
 from moro.io.atomic import atomic_path
 from moro.io.image_files import BETAS, POSE, SETS, ImageSet
 from moro.io.pickles import load_pickle
 from moro.parallel import parallel_map
-from scripts.preprocess.openpose_boxes import script
 
 logger = logging.getLogger("process_hmr_smplx")
 
@@ -230,4 +229,4 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    script(main)
+    run_script(main)

@@ -22,7 +22,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from moro.body.loading import load_body_model
-from moro.errors import MoroError
+from moro.errors import MoroError, run_script
 from moro.io.atomic import atomic_path
 from moro.synth.dataset_files import (
     SourceClip,
@@ -101,8 +101,4 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        main()
-    except MoroError as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from scripts.preprocess.openpose_boxes import Job, parse, recordings, run, script
+from moro.errors import run_script
+from scripts.preprocess.openpose_boxes import Job, parse, recordings, run
 
 SUFFIX = "_keypoints"
 
@@ -27,4 +28,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    script(main)
+    run_script(main)

@@ -19,6 +19,7 @@ from moro.errors import MoroError
 from moro.geometry.camera import project
 from moro.geometry.rotation import rotvec_to_matrix
 from moro.io.bedlam_files import LABELS, SCENE_NAMES, label_file, read_tracks, write_tracks
+from moro.io.scenes import write_image
 from moro.synth.worlds import bedlam as world_of
 from scripts.preprocess import process_bedlam_labels
 
@@ -262,7 +263,7 @@ def test_unreadable_and_wrong_images(bedlam, train: BedlamDataset, copy: Path) -
     assert dataset.reader.unreadable == 1
     assert torch.equal(crops[[0, 2]], whole[[0, 2]]) and crops[1].amax() < 0
     upright = np.zeros((1280, 720, 3), np.uint8)
-    world_of.write_image(folder / "seq_000000_0000.png", upright)
+    write_image(folder / "seq_000000_0000.png", upright)
     with pytest.raises(MoroError, match="is 1280x720 pixels but its camera has 720x1280"):
         dataset[0]
 

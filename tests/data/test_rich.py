@@ -3,13 +3,14 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from models.mask_transformer.data.rich import RichDataset, read_videos, upper_half
+from models.mask_transformer.data.rich import RichDataset, read_videos
 from moro.errors import MoroError
 from moro.geometry.camera import project
-from moro.io.rich_files import BOXES, LABELS
+from moro.io.rich_files import BOXES, LABELS, upper_half
 from moro.synth.worlds.rich import RECORDINGS, UNLABELLED
 
 F = 3
@@ -69,11 +70,11 @@ def test_windows(rich, dataset: RichDataset) -> None:
 
 
 def test_upper_half_protocol(rich) -> None:
-    center, scale = torch.tensor([[10.0, 400.0]] * 4), torch.full((4,), 2.0)
-    kept = center.clone()
-    moved, halved = upper_half(center, scale, torch.tensor([99, 100, 199, 200]))
+    centers, scales = np.array([[10.0, 400.0]] * 4), np.full(4, 2.0)
+    kept = centers.copy()
+    moved, halved = upper_half(centers, scales, np.array([99, 100, 199, 200]))
     assert moved[:, 1].tolist() == [400, 300, 300, 400] and halved.tolist() == [2, 1, 1, 2]
-    assert torch.equal(center, kept)  # the stored boxes stay
+    assert np.array_equal(centers, kept)  # the stored boxes stay
     dataset = rich.build(crop_bbox=True)
     assert torch.equal(dataset[0]["center"], rich.build()[0]["center"])  # frames 0 to 99
 

@@ -3,6 +3,7 @@
 import json
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,12 +14,13 @@ import torch
 
 from moro.body.loading import load_body_model
 from moro.errors import MoroError
-from moro.evaluation import videos
+from moro.evaluation import prediction, videos
 from moro.evaluation.egobody import evaluate_egobody
 from moro.evaluation.options import Options
-from moro.evaluation.prediction import Predictor
+from moro.evaluation.prediction import METHODS, Predictor
 from moro.evaluation.regressors import load_regressors
 from moro.geometry.frames import transform_parameters
+from moro.io.prox_files import FLOOR_HEIGHTS
 from moro.io.results import read_results, write_results
 from tests.evaluation import world
 
@@ -90,6 +92,87 @@ def test_egobody_script_finds_no_error_in_the_truth(
     )
 
 
+@pytest.fixture(scope="module")
+def one_surface(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
+    folder = tmp_path_factory.mktemp("one_surface")
+    world.write_one_surface(folder, repository / "body_models")
+    return folder
+
+
+def write_as(method: str, path: Path, names: list[str], bodies: Path, arrays: dict[str, np.ndarray]) -> None:
+    """results.pkl in the form of a method."""
+    if METHODS[method].stored == "param":
+        world.write_parameter_results(path, names, arrays)
+        return
+    body = load_body_model(bodies, METHODS[method].body)
+    write_results(path, names, world.pose(body, arrays).vertices.numpy(), None)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_method_has_an_error_in_the_truth(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path,
+    one_surface: Path, method: str,
+) -> None:  # fmt: skip
+    """Whatever body it stores; what MoRo's fit adds stays below its bound."""
+    root, results = tmp_path / "EgoBody", tmp_path / "result_egobody" / "x"
+    root.mkdir()
+    names = [f"frame_{n:05d}.jpg" for n in range(world.F)]
+    for name, arrays in world.write_egobody(root, images=0).items():
+        seen = in_view(one_surface, arrays, np.linalg.inv(world.SUB2MASTER) if "sub_1" in name else np.eye(4))
+        write_as(method, results / name / "results.pkl", names, one_surface, seen)
+    (root / "mask_joint/recording_b/sub_1/mask_joint.npy").unlink()
+    arguments = [f"--saved_data_dir={results}", f"--dataset_root={root}", f"--bm_path={one_surface}"]
+    arguments += ["--recording_name=all", f"--method={method}"]
+    assert run(repository, monkeypatch, "eval_egobody.py", *arguments) == 0
+    means = read_results(results / "metrics_all.pkl")
+    lengths = ("pa_mpjpe", "mpjpe", "visible_mpjpe", "occluded_mpjpe", "pve", "gmpjpe")
+    assert max(means[key] for key in lengths) < (world.FIT_BOUND if method == "MoRo" else 0.05)
+    lines = {line[:18].strip(): line for line in capsys.readouterr().out.splitlines()}
+    assert lines["Visible MPJPE"].endswith("mm  (1 of 2 sequences)") and lines["MPJPE"].endswith("mm")
+
+
+def test_files_are_read_and_meshes_fitted_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, one_surface: Path
+) -> None:
+    """Though every sequence is measured and then drawn."""
+    root, results = tmp_path / "EgoBody", tmp_path / "x"
+    root.mkdir()
+    for name, arrays in world.write_egobody(root).items():
+        shown = {key: value[2:7] for key, value in arrays.items()}
+        names = [f"frame_{n:05d}.jpg" for n in range(2, 7)]
+        write_as("MoRo", results / name / "results.pkl", names, one_surface, shown)
+    calls: list[str] = []
+    for owner, name in ((prediction, "fit_body"), (prediction, "load_body_model")):
+        inner = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *a, n=name, f=inner, **k: (calls.append(n), f(*a, **k))[1])
+    options = Options("egobody", results, root, one_surface, "all", render_gt=True)
+    scenes = [scene_of() for scene_of in evaluate_egobody(options).scenes]
+    assert [scene.truth is not None and len(scene.prediction) for scene in scenes] == [5, 5]
+    assert calls.count("fit_body") == 2
+    assert calls.count("load_body_model") == 3  # the method's, and one of each gender
+    assert not evaluate_egobody(replace(options, render_gt=False)).scenes
+
+
+def test_rohm_may_end_before_the_frames_that_count(
+    bodies: Path, egobody: tuple[Path, Path], tmp_path: Path
+) -> None:
+    root, results = egobody
+    sequence = "recording_a/master/body_idx_0"
+    content = read_results(results / sequence / "results.pkl")
+    (tmp_path / sequence).mkdir(parents=True)
+    joblib.dump({key: value[:, :5] for key, value in content.items()}, tmp_path / sequence / "results.pkl")
+    options = Options("egobody", tmp_path, root, bodies, "recording_a", "RoHM")
+    report = evaluate_egobody(options).report
+    assert report.sequences[0].num_frames == 5 - world.START
+    shown = report.sequences[0].values
+    assert len(shown["visible_mpjpe"]) + len(shown["occluded_mpjpe"]) == 22 * (5 - world.START)
+    with pytest.raises(MoroError, match="lacks 2 of 5 frames"):
+        evaluate_egobody(replace(options, method="GVHMR"))
+    joblib.dump({key: value[:, :2] for key, value in content.items()}, tmp_path / sequence / "results.pkl")
+    with pytest.raises(MoroError, match="hold no frame that counts"):
+        evaluate_egobody(options)
+
+
 def test_egobody_counts_only_the_frames_of_the_table(
     bodies: Path, egobody: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -101,10 +184,10 @@ def test_egobody_counts_only_the_frames_of_the_table(
     (tmp_path / sequence).mkdir(parents=True)
     joblib.dump(content, tmp_path / sequence / "results.pkl")
     options = Options("egobody", tmp_path, root, bodies, "recording_a", "TokenHMR")
-    assert evaluate_egobody(options).overall["gmpjpe"] < 0.02
+    assert evaluate_egobody(options).report.overall["gmpjpe"] < 0.02
     content["transl"][0, :, 0] += 0.1
     joblib.dump(content, tmp_path / sequence / "results.pkl")
-    moved = evaluate_egobody(options).overall
+    moved = evaluate_egobody(options).report.overall
     assert moved["gmpjpe"] == pytest.approx(100, rel=1e-4) and moved["mpjpe"] < 0.02
     joblib.dump({key: value[:, :5] for key, value in content.items()}, tmp_path / sequence / "results.pkl")
     with pytest.raises(MoroError, match="lacks 2 of 5 frames, the first is frame_00005"):
@@ -153,13 +236,14 @@ def test_rich_script_with_fitted_meshes(
     ]
     assert run(repository, monkeypatch, "eval_rich.py", *arguments) == 0
     means = read_results(results / "metrics_Gym_013.pkl")
-    assert means["pve"] < 15 and means["gmpjpe"] < 15
+    assert means["pve"] < world.FIT_BOUND and means["gmpjpe"] < world.FIT_BOUND
     assert "visible_mpjpe" not in means and "Foot sliding" not in capsys.readouterr().out
 
 
 def test_rich_videos_of_the_truth(
-    repository: Path, monkeypatch: pytest.MonkeyPatch, bodies: Path, tmp_path: Path
-) -> None:
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, bodies: Path,
+    tmp_path: Path,
+) -> None:  # fmt: skip
     root, results = tmp_path / "rich", tmp_path / "result_rich_crop" / "x"
     root.mkdir()
     names, arrays = world.write_rich(root)
@@ -183,6 +267,11 @@ def test_rich_videos_of_the_truth(
     pictures = sorted((results.with_name("gt_render") / "Gym_013_burpee4/cam_06/render").glob("*.jpeg"))
     assert [picture.name for picture in pictures] == names
     assert cv2.imread(str(pictures[0])).shape == (24, 32, 3)
+    (root / "images" / world.VID / names[2]).write_bytes(b"no image")  # costs the video, not the metrics
+    (results / "metrics_all.pkl").unlink()
+    assert run(repository, monkeypatch, "eval_rich.py", *arguments, "--method=GVHMR", "--render_gt") == 1
+    assert "1 of 1 sequences could not be drawn" in capsys.readouterr().err
+    assert read_results(results / "metrics_all.pkl") == means
 
 
 def test_prox_by_its_own_and_by_egobody_script(
@@ -202,6 +291,15 @@ def test_prox_by_its_own_and_by_egobody_script(
     assert capsys.readouterr().out == own and "Penetration Ratio" in own
     means = read_results(results / f"metrics_{world.PROX_RECORDING}.pkl")
     assert means["jitter"] < 0.01 and means["skating_ratio"] == 0 and means["penetration_ratio"] == 0
+    feet = (body.joint_regressor[[10, 11]] @ torch.tensor(meshes)).double().numpy()
+    heights = feet @ world.CAM2WORLD[2, :3] + world.CAM2WORLD[2, 3]
+    monkeypatch.setitem(FLOOR_HEIGHTS, "N0Sofa", heights.max() + 0.1)  # the feet are in the floor
+    assert run(repository, monkeypatch, "eval_prox.py", *arguments, "--scene_floor") == 0
+    in_scene = read_results(results / f"metrics_{world.PROX_RECORDING}.pkl")
+    depth = 1000 * (heights.max() + 0.1 - heights).mean()
+    assert in_scene["penetration_depth"] == pytest.approx(depth, abs=world.FIT_BOUND)
+    assert in_scene["jitter"] == pytest.approx(means["jitter"]) and in_scene["penetration_ratio"] == 100
+    capsys.readouterr()
     assert run(repository, monkeypatch, "eval_prox.py", *arguments, "--recording_name=all") == 1
     assert "no results.pkl for 18 of 19 sequences" in capsys.readouterr().err
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from moro.body.loading import load_body_model
 from moro.body.model import BodyModel, BodyOutput
 from moro.evaluation.prediction import Parameters
 from moro.geometry.rotation import rotvec_to_matrix
+from moro.synth.worlds.bodies import write_standin_bodies
 from tests.body.standin import official_arrays, official_smplx_arrays
 
 F = 8
+FIT_BOUND = 5.0  # mm: what the fit of SMPL-X and the conversion to SMPL may add (docs/design.md 4.7)
 SIZE = (108, 192)  # of the images, a tenth of the real ones so that drawing is quick
 K = [[100.0, 0, 96], [0, 100, 54], [0, 0, 1]]
 LENS = {"camera_mtx": K, "k": [0.05, -0.02, 0.001, 0.0005, 0.01, 0, 0, 0]}
@@ -32,6 +35,15 @@ def write_bodies(folder: Path) -> None:
             (folder / kind).mkdir(parents=True, exist_ok=True)
             np.savez(folder / kind / f"{kind.upper()}_{gender}.npz", **arrays)
     write_regressors(folder, torch.tensor(smplh["J_regressor"][:24]).float(), len(smplx["v_template"]))
+
+
+def write_one_surface(folder: Path, body_models: Path) -> None:
+    """SMPL, SMPL-H and SMPL-X stand-ins that are one surface, of one stature whatever the gender."""
+    write_standin_bodies(folder, body_models)
+    for kind in ("smplh", "smplx"):
+        for gender in ("MALE", "FEMALE"):
+            stem = f"{kind.upper()}_"
+            shutil.copy(folder / kind / f"{stem}NEUTRAL.npz", folder / kind / f"{stem}{gender}.npz")
 
 
 def write_regressors(folder: Path, joints: torch.Tensor, num_smplx: int) -> None:

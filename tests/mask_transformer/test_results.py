@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.mask_transformer.data.windows import windows_of
 from models.mask_transformer.results import ResultsWriter, result_folder, stitch_windows
 from moro.config import compose_config
 from moro.errors import MoroError
@@ -18,11 +19,19 @@ from moro.io.results import read_results, write_results
 
 def windows(length: int, clip: int, overlap: int) -> list[np.ndarray]:
     """(F, 2) windows of frame number and window number, cut as the data sets do."""
-    cut = []
-    for number, start in enumerate(range(0, max(length - overlap, 1), clip - overlap)):
-        frames = np.arange(start, min(start + clip, length))
-        cut.append(np.stack((frames, np.full(len(frames), number)), axis=1))
-    return cut
+    cut = enumerate(windows_of(length, clip, overlap))
+    return [
+        np.stack((np.arange(start, stop), np.full(stop - start, number)), axis=1)
+        for number, (start, stop) in cut
+    ]
+
+
+def egobody_windows(length: int, clip: int, overlap: int) -> list[np.ndarray]:
+    """Frame numbers of windows by the reference's rule for EgoBody (spec: data 4.4): after the whole clips
+    all that is left from the next start on, though it may hold the overlap alone."""
+    starts = [start for start in range(0, length, clip - overlap) if start + clip <= length]
+    rest = starts[-1] + clip - overlap if starts else 0
+    return [*(np.arange(start, start + clip) for start in starts), np.arange(rest, length)]
 
 
 def appended(parts: list[np.ndarray], half: int) -> np.ndarray:
@@ -50,6 +59,20 @@ def test_stitching(length: int, clip: int, overlap: int) -> None:
 def test_stitching_gives_every_frame_once(length: int, clip: int, overlap: int) -> None:
     overlap = min(overlap, clip - 1)
     assert stitch_windows(windows(length, clip, overlap), overlap)[:, 0].tolist() == list(range(length))
+
+
+def test_redundant_windows_of_egobody_change_nothing() -> None:
+    """Spec: data 12.1, check 7."""
+    redundant = []
+    for length in range(1, 1301):
+        reference = egobody_windows(length, 500, 120)
+        assert stitch_windows(reference, 120).tolist() == list(range(length))
+        ours = [part[:, 0] for part in windows(length, 500, 120)]
+        if len(ours) < len(reference):
+            redundant.append(length)
+            assert len(reference.pop()) == 120
+        assert all(np.array_equal(*pair) for pair in zip(ours, reference, strict=True))
+    assert redundant == [500, 880, 1260]
 
 
 def test_redundant_last_window_is_left_out() -> None:

@@ -10,15 +10,18 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
 
+from models.mask_transformer import pictures
 from models.mask_transformer.callbacks import training_callbacks
 from models.mask_transformer.data.mixed import MixedDataset
 from models.mask_transformer.data.module import ResumableSampler, collate
 from models.mask_transformer.noise import add_noise, noise_level
 from models.mask_transformer.optimisation import build_scheduler
+from models.mask_transformer.pictures import ClipPictures, picture_folder
 from models.mask_transformer.results import ResultsWriter
 from models.mask_transformer.system import MoRoSystem, equal_lengths
 from moro.errors import MoroError
 from moro.io.results import read_results
+from moro.io.scenes import read_image
 from tests.mask_transformer.fake_data import (
     SPHERE,
     TOKENS,
@@ -271,6 +274,28 @@ def test_test_runs_of_other_tasks(stage: str, tmp_path: Path) -> None:
     run.test(system, data, verbose=False)
     assert "test/mpjpe" in run.callback_metrics
     assert bool(writer.written) == (stage == "video_pretrain")  # nothing is stored for task motion
+
+
+def test_pictures_of_motion_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every frame of every clip, input to truth from left to right."""
+    monkeypatch.setattr(pictures, "SIZE", (180, 320))
+    system, data = make("motion_pretrain", "model.mode=random", "+trainer.limit_test_batches=1")
+    folder = picture_folder(tmp_path, system.cfg)
+    assert folder == tmp_path / "vis_random_0.2_5_0.03_2.0"
+    callback = ClipPictures(folder, torch.from_numpy(SPHERE.faces))
+    trainer(system, callbacks=[callback]).test(system, data, verbose=False)
+    written = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
+    assert written == [f"clip_{clip:03d}/vis_{frame:02d}.png" for clip in range(2) for frame in range(6)]
+    picture = read_image(folder / written[0]).astype(int)
+    red, green, blue = picture[..., 0], picture[..., 1], picture[..., 2]
+    seen = {
+        "input": (red - blue > 90) & (green - blue > 30),
+        "masked": (red - green > 40) & (blue - green > 40),
+        "prediction": (blue - red > 40) & (green - red > 10),
+        "truth": picture.min(-1) > 253,
+    }
+    columns = [np.flatnonzero(pixels.any(0)).mean() for pixels in seen.values()]
+    assert columns == sorted(columns)
 
 
 def test_recover_without_ground_truth() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from models.mesh_vq_vae.data.dataset import BodyParameters
 from models.mesh_vq_vae.data.preprocess import amass, bedlam, common, moyo
+from moro.errors import MoroError
 from moro.synth.worlds import WorldSize, make_world
 
 
@@ -32,6 +33,7 @@ def amass_root(tmp_path: Path) -> Path:
     (root / "CMU" / "02").mkdir()
     (root / "CMU" / "02" / "broken_poses.npz").write_bytes(b"not a zip")
     write_amass(root / "SFU" / "a" / "b_poses.npz", 60, 3)
+    write_amass(root / "BMLhandball" / "a" / "b_poses.npz", 60, 3)
     write_amass(root / "SSM" / "a" / "b_poses.npz", 60, 4)
     return root
 
@@ -45,9 +47,11 @@ def test_frames_kept() -> None:
 def test_amass(amass_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     out = tmp_path / "out"
     with caplog.at_level("INFO"):
-        assert amass.main(["--root", str(amass_root), "--output", str(out)]) == 0
+        amass.main(["--root", str(amass_root), "--output", str(out)])
     assert "10 samples of 2 files, 1 files without poses skipped" in caplog.text
     assert "broken_poses.npz" in caplog.text
+    assert "split val is made without HumanEva, HDM05, MoSh" in caplog.text
+    assert "of no split, not used: BMLhandball" in caplog.text
     train = np.load(out / "train.npz", allow_pickle=False)
     walk = np.load(amass_root / "CMU" / "01" / "walk_poses.npz")
     np.testing.assert_array_equal(train["pose_body"][:6], walk["poses"][20:80:10, 3:66])
@@ -94,7 +98,7 @@ def test_finished_splits_stay_unless_forced(amass_root: Path, tmp_path: Path) ->
 
 def test_bedlam(tmp_path: Path) -> None:
     poses = write_amass(tmp_path / "in" / "rp_aaron" / "1000" / "motion_seq.npz", 50, 0)
-    assert bedlam.main(["--root", str(tmp_path / "in"), "--output", str(tmp_path / "out")]) == 0
+    bedlam.main(["--root", str(tmp_path / "in"), "--output", str(tmp_path / "out")])
     train = np.load(tmp_path / "out" / "train.npz")
     np.testing.assert_array_equal(train["pose_body"], poses[10:40:10, 3:66])
     assert set(train["name"]) == {"rp_aaron-1000"}
@@ -108,7 +112,7 @@ def test_moyo(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True)
         np.savez(path, pose_body=body, root_orient=body[:, :3], betas=random.standard_normal((1, 300)),
                  gender="neutral")
-    assert moyo.main(["--root", str(tmp_path / "in"), "--output", str(tmp_path / "out")]) == 0
+    moyo.main(["--root", str(tmp_path / "in"), "--output", str(tmp_path / "out")])
     test = np.load(tmp_path / "out" / "test.npz")
     np.testing.assert_array_equal(test["pose_body"], body[4:36:5])
     assert test["betas"].shape == (7, 10) and set(test["name"]) == {"Bridge.npz"}
@@ -122,7 +126,7 @@ def test_files_of_a_small_world(name: str, script: ModuleType, raw: str, tmp_pat
                                 repository: Path) -> None:
     """What the scripts make of the released files is what the world holds; the loader reads it."""
     root = make_world(name, tmp_path, 0, WorldSize(recordings=1), repository / "body_models")
-    assert script.main(["--root", str(tmp_path / raw), "--output", str(tmp_path / "out"), "--jobs", "2"]) == 0
+    script.main(["--root", str(tmp_path / raw), "--output", str(tmp_path / "out"), "--jobs", "2"])
     files = sorted(path.name for path in root.iterdir())
     assert files == sorted(path.name for path in (tmp_path / "out").iterdir())
     for file in files:
@@ -140,8 +144,8 @@ def test_scripts_run_by_their_path(repository: Path, tmp_path: Path) -> None:
     assert done.returncode == 1 and "none is not a folder" in done.stderr
 
 
-def test_an_empty_or_missing_root_is_one_sentence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert moyo.main(["--root", str(tmp_path / "none"), "--output", str(tmp_path)]) == 1
-    assert "is not a folder" in caplog.text
-    assert bedlam.main(["--root", str(tmp_path), "--output", str(tmp_path / "out")]) == 1
-    assert "No motion for" in caplog.text
+def test_an_empty_or_missing_root_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(MoroError, match="is not a folder"):
+        moyo.main(["--root", str(tmp_path / "none"), "--output", str(tmp_path)])
+    with pytest.raises(MoroError, match="No motion for"):
+        bedlam.main(["--root", str(tmp_path), "--output", str(tmp_path / "out")])

@@ -105,6 +105,26 @@ def test_learning_rate_falls_at_steps() -> None:
         rate_factor(0, 10, {"name": "linear", "gamma": 1})
 
 
+@pytest.mark.parametrize(("interval", "steps_to_fall"), [("step", 2), ("epoch", 10)])
+def test_milestones_count_steps_or_epochs(
+    small_config: DictConfig, small_body: BodyModel, data: TokenizerData, tmp_path: Path, interval: str,
+    steps_to_fall: int,
+) -> None:
+    """An epoch of the data has 5 batches."""
+    schedule = {"interval": interval, "milestones": [2], "gamma": 0.2}
+    for steps, factor in ((steps_to_fall - 1, 1), (steps_to_fall, 0.2)):
+        system = make_system(small_config, small_body, lr_scheduler=schedule)
+        trainer = make_trainer(tmp_path, steps)
+        trainer.fit(system, data)
+        assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(factor * OPTIM["lr"])
+
+
+@pytest.mark.parametrize("more", [{"interval": "batch"}, {"name": "cosine"}, {"warmup_steps": 3}])
+def test_intervals_that_do_not_fit_are_refused(more: dict[str, Any]) -> None:
+    with pytest.raises(MoroError, match=r"lr_scheduler.interval"):
+        rate_factor(0, 10, {"interval": "epoch", "milestones": [2], "gamma": 0.2} | more)
+
+
 @pytest.fixture
 def checkpoint(small_config: DictConfig, small_body: BodyModel, data: TokenizerData, tmp_path: Path) -> Path:
     make_trainer(tmp_path / "run", 3).fit(make_system(small_config, small_body), data)

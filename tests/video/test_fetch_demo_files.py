@@ -51,5 +51,6 @@ def test_pip_failure_is_one_sentence(
 ) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setattr(sys, "argv", ["fetch", "--sample", "none", "--output", str(tmp_path)])
-    assert script.main() == 1
+    with pytest.raises(SystemExit, match="1"):
+        script.main()
     assert "error: pip could not download mediapipe==0.10.21" in capsys.readouterr().err

@@ -109,7 +109,8 @@ def build(cfg: DictConfig, split: str) -> AmassDataset:
     """The data set of one split from the whole configuration.
 
     split  train: every clip; val: every second; test: every dataset.spacing-th, canonical
-    Subsets that are not there are logged: not all of them survive the conversion to 30 frames per second.
+    Which subsets are there and which are not is logged: not all of them survive the conversion to 30 frames
+    per second.
     Raises MoroError if there are none at all.
     """
     dataset = cfg.dataset
@@ -121,9 +122,10 @@ def build(cfg: DictConfig, split: str) -> AmassDataset:
             f"AMASS not found: {root} has no recordings of {', '.join(subsets)}; make them with "
             f"python -m {MADE_BY}, or set dataset.dataset_root."
         )
-    absent = sorted(set(subsets) - {path.parts[-3] for path in recordings})
-    if absent:
-        _log.info("AMASS at %s, split %s: without %s", root, split, ", ".join(absent))
+    used = {path.parts[-3] for path in recordings}
+    _log.info("AMASS at %s, split %s: %s", root, split, ", ".join(sorted(used)))
+    if absent := sorted(set(subsets) - used):
+        _log.warning("AMASS at %s, split %s: without %s", root, split, ", ".join(absent))
     return AmassDataset(
         recordings,
         load_body_model(dataset.bm_path, dataset.model_type),

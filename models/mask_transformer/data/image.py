@@ -93,7 +93,8 @@ class ImageDataset(ClipDataset):
 
     augmentation  None: samples as they are labelled
     compat        the box condition and `scale` leave the zoom out, and flips leave `center` and `translation`
-                  alone, as in the published training (spec: data D10); otherwise they follow the crop
+                  alone, as in the published training (spec: data D10); otherwise they follow the crop. Crops
+                  are cut in float64 like the original's
 
     With augmentation there is no true translation (`has_transl` false): the crop turns, not the camera.
     An unreadable image is a black crop; its size is then taken to be twice the box's centre.
@@ -162,7 +163,9 @@ class ImageDataset(ClipDataset):
         if self.augmentation is not None:
             rows = _seen_rows(image, center, scale * change.zoom, change.degrees)
             image = image if rows is None else augment_colours(image, rng, rows)
-        crop = crop_image_rotated(image, center, scale * change.zoom, self.resolution, change.degrees)
+        crop = crop_image_rotated(
+            image, center, scale * change.zoom, self.resolution, change.degrees, exact=self.compat
+        )
         return np.ascontiguousarray(crop[:, ::-1]) if change.flip else crop
 
     def _parameters(self, row: int, change: Change) -> BodyParameters:

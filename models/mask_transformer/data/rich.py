@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -25,7 +26,6 @@ from moro.io import rich_files as files
 from moro.io.rich_files import Boxes, Labels
 
 DEBUG = "test/Gym_013_burpee4/cam_06"
-CROP_CYCLE, CROP_FROM = 200, 100  # crop_bbox: the last half of every 200 frames
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Video:
     name: str
     gender: str
     parameters: BodyParameters
-    bbx_xys: Tensor
+    bbx_xys: NDArray
     images: list[Path]
     size: tuple[int, int]
     camera: Camera
@@ -105,7 +105,8 @@ class RichDataset(ClipDataset):
         person = world.moved(video.camera.world2cam)
         center, scale = video.bbx_xys[part, :2], video.bbx_xys[part, 2] / 200
         if self.crop_bbox:
-            center, scale = upper_half(center, scale, torch.arange(start, stop))
+            center, scale = files.upper_half(center, scale, np.arange(start, stop))
+        center, scale = torch.from_numpy(center), torch.from_numpy(scale)
         paths = video.images[part]
         entries = body_entries(person, world.joints(), self.contact_threshold, self.contact_hand)
         entries |= camera_entries(
@@ -120,19 +121,6 @@ class RichDataset(ClipDataset):
             "has_transl": True,
             "true_params": False,
         }
-
-
-def upper_half(center: Tensor, scale: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
-    """Boxes (F, 2), (F,) of frames (F,) of the sequence, halved towards the head by the occlusion protocol.
-
-    New tensors: the stored boxes stay as they are (spec: data D8).
-    """
-    cropped = frames % CROP_CYCLE >= CROP_FROM
-    shift = torch.stack([torch.zeros_like(scale), 50 * scale], -1)  # (F, 2)
-    return (
-        torch.where(cropped[:, None], center - shift, center),
-        torch.where(cropped, scale / 2, scale),
-    )
 
 
 def build(cfg: DictConfig, split: str) -> RichDataset:
@@ -164,7 +152,7 @@ def read_videos(root: Path, names: list[str] | None = None) -> list[Video]:
     problems, videos = {}, []
     for name in list(labels) if names is None else names:
         sequence, _ = files.split_vid(name)
-        images = sorted(files.image_folder(root, name).glob("*.jpeg"))
+        images = files.image_files(root, name)
         lacking = [what for what, content in (("labels", labels), ("boxes", boxes)) if name not in content]
         if not lacking:
             lacking = _problems(root, name, labels[name], boxes[name], len(images))
@@ -198,7 +186,7 @@ def _video(
         name=name,
         gender=labels.gender,
         parameters=parameters_from_arrays(labels.parameters),
-        bbx_xys=torch.from_numpy(boxes.bbx_xys).float(),
+        bbx_xys=boxes.bbx_xys.astype(np.float32),
         images=[images[int(number)] for number in labels.frame_id],
         size=boxes.size,
         camera=Camera(torch.from_numpy(K).float(), torch.from_numpy(world2cam).float()),

@@ -20,6 +20,7 @@ from moro.geometry.boxes import MARGIN, box_from_points
 from moro.geometry.rotation import rotvec_to_matrix
 from moro.io.atomic import atomic_path
 from moro.io.bedlam_files import SCENE_NAMES, image_folder, label_file, write_tracks
+from moro.io.scenes import write_image
 from moro.synth.worlds import WorldSize
 from moro.synth.worlds.stage import (
     Actor,
@@ -29,7 +30,6 @@ from moro.synth.worlds.stage import (
     look_at,
     make_stage,
     transform,
-    write_image,
     write_text,
 )
 

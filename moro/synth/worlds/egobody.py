@@ -2,7 +2,6 @@
 
 import csv
 import io
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from moro.io.atomic import atomic_path
+from moro.io.scenes import write_image
 from moro.synth.worlds import WorldSize
 from moro.synth.worlds.stage import (
     Actor,
@@ -19,9 +19,9 @@ from moro.synth.worlds.stage import (
     intrinsics_json,
     look_at,
     make_stage,
-    write_image,
     write_json,
     write_openpose,
+    write_pickle,
     write_text,
 )
 
@@ -123,9 +123,7 @@ def _write_parameters(root: Path, name: str, person: int, actor: Actor, stage2ma
             row = {key: value[frame : frame + 1] for key, value in arrays.items()}
             row["body_pose"] = np.pad(row["body_pose"], ((0, 0), (0, extra)))
             row["gender"] = actor.gender
-            path = folder / frame_name(frame) / "000.pkl"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(pickle.dumps(row, protocol=2))
+            write_pickle(folder / frame_name(frame) / "000.pkl", row)
 
 
 def frame_name(frame: int) -> str:

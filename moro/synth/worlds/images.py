@@ -17,8 +17,9 @@ from moro.body.skeleton import VERTEX_JOINT_NAMES
 from moro.geometry.boxes import MARGIN, box_from_points
 from moro.io.atomic import atomic_path
 from moro.io.image_files import SETS
+from moro.io.scenes import write_image
 from moro.synth.worlds import WorldSize
-from moro.synth.worlds.stage import Actor, Camera, Photographer, look_at, make_stage, write_image
+from moro.synth.worlds.stage import Actor, Camera, Photographer, look_at, make_stage
 
 SPOTS = ((-0.45, 0.1), (0.55, 0.25))
 SMPL_POSE, SMPLX_POSE = 72, 165

@@ -1,11 +1,11 @@
 """A small PROX: one person in a room, one Kinect, images stored mirrored (spec: data 4.6)."""
 
-import pickle
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from moro.io.scenes import write_image
 from moro.synth.worlds import WorldSize
 from moro.synth.worlds.stage import (
     Camera,
@@ -13,9 +13,9 @@ from moro.synth.worlds.stage import (
     intrinsics_json,
     look_at,
     make_stage,
-    write_image,
     write_json,
     write_openpose,
+    write_pickle,
 )
 
 SIZE = (1920, 1080)
@@ -62,9 +62,7 @@ def _write_recording(root: Path, name: str, photographer: Photographer) -> None:
         people = [] if frame == UNDETECTED else [photographer.openpose(frame, 0)]
         write_openpose(root / "keypoints_openpose" / name / f"{stem}_keypoints.json", people)
         row = {key: value[frame : frame + 1] for key, value in parameters.items()}
-        path = root / "PROXD_filled" / name / "results" / stem / "000.pkl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(pickle.dumps(row, protocol=2))
+        write_pickle(root / "PROXD_filled" / name / "results" / stem / "000.pkl", row)
 
 
 def frame_name(frame: int) -> str:

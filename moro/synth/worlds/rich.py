@@ -8,6 +8,7 @@ from torch import Tensor
 
 from moro.geometry.boxes import box_from_points
 from moro.io.atomic import atomic_path
+from moro.io.scenes import write_image
 from moro.synth.worlds import WorldSize
 from moro.synth.worlds.stage import (
     Actor,
@@ -15,7 +16,6 @@ from moro.synth.worlds.stage import (
     Photographer,
     look_at,
     make_stage,
-    write_image,
     write_json,
     write_text,
 )

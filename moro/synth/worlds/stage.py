@@ -4,6 +4,7 @@ The stage is z-up with the floor at z = 0, metres, 30 frames per second.
 """
 
 import json
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -257,11 +258,10 @@ def _lens_map(camera: Camera) -> tuple[np.ndarray, np.ndarray] | None:
 # ---- files ---------------------------------------------------------------------------------------------
 
 
-def write_image(path: Path, image: np.ndarray) -> None:
-    """RGB as jpeg or png, by the name."""
-    _, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data.tobytes())
+def write_pickle(path: Path, content: object) -> None:
+    """As the data sets' own files are: protocol 2."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(pickle.dumps(content, protocol=2))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[4]))
 
-from models.mesh_vq_vae.data.preprocess.common import Motion, amass_fields, parser, run
+from models.mesh_vq_vae.data.preprocess.common import Motion, amass_fields, parse, run
+from moro.errors import run_script
 
 TRIM, SKIP = 0.2, 10
 
@@ -21,10 +22,10 @@ def find_motions(root: Path) -> list[Motion]:
     return [Motion(path, f"{path.parent.parent.name}-{path.parent.name}") for path in paths]
 
 
-def main(argv: list[str] | None = None) -> int:
-    arguments = parser(__doc__, "datasets/mesh_vq_vae/bedlam_animations").parse_args(argv)
-    return run({"train": find_motions(arguments.root)}, amass_fields, TRIM, SKIP, arguments)
+def main(argv: list[str] | None = None) -> None:
+    arguments = parse(__doc__, "datasets/mesh_vq_vae/bedlam_animations", argv)
+    run({"train": find_motions(arguments.root)}, amass_fields, TRIM, SKIP, arguments)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

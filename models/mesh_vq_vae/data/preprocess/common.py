@@ -94,33 +94,28 @@ def build_split(motions: Iterable[Motion], read: Read, trim: float, skip: int, o
     return summary
 
 
-def parser(description: str, default_output: str) -> argparse.ArgumentParser:
-    """Arguments all three scripts share."""
+def parse(description: str, default_output: str, argv: list[str] | None) -> argparse.Namespace:
+    """Arguments all three scripts share. MoroError if the root is no folder."""
     result = argparse.ArgumentParser(description=description)
     result.add_argument("--root", type=Path, required=True, help="folder of the unpacked data set")
     result.add_argument("--output", type=Path, default=Path(default_output), help="folder of the npz files")
     result.add_argument("--jobs", type=int, default=min(8, os.cpu_count() or 1), help="processes")
     result.add_argument("--force", action="store_true", help="make splits again that are there already")
-    return result
+    arguments = result.parse_args(argv)
+    if not arguments.root.is_dir():
+        raise MoroError(f"{arguments.root} is not a folder; give the unpacked data set with --root.")
+    return arguments
 
 
 def run(splits: dict[str, list[Motion]], read: Read, trim: float, skip: int,
-        arguments: argparse.Namespace) -> int:
-    """Build every split that is not there yet; the exit status of a script."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        if not arguments.root.is_dir():
-            raise MoroError(f"{arguments.root} is not a folder; give the unpacked data set with --root.")
-        for split, motions in splits.items():
-            output = arguments.output / f"{split}.npz"
-            if output.is_file() and not arguments.force:
-                logger.info("%s is there already (--force makes it again)", output)
-            else:
-                build_split(motions, read, trim, skip, output, arguments.jobs)
-    except MoroError as error:
-        logger.error("error: %s", error)
-        return 1
-    return 0
+        arguments: argparse.Namespace) -> None:
+    """Build every split that is not there yet. MoroError if one has no motions."""
+    for split, motions in splits.items():
+        output = arguments.output / f"{split}.npz"
+        if output.is_file() and not arguments.force:
+            logger.info("%s is there already (--force makes it again)", output)
+        else:
+            build_split(motions, read, trim, skip, output, arguments.jobs)
 
 
 def _make_part(motion: Motion, folder: Path, read: Read, trim: float, skip: int) -> Path | str | None:

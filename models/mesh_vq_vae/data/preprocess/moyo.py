@@ -10,7 +10,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[4]))
 
-from models.mesh_vq_vae.data.preprocess.common import Motion, moyo_fields, parser, run
+from models.mesh_vq_vae.data.preprocess.common import Motion, moyo_fields, parse, run
+from moro.errors import run_script
 
 TRIM, SKIP = 0.1, 5
 
@@ -20,11 +21,11 @@ def find_motions(root: Path, split: str) -> list[Motion]:
     return [Motion(path, path.name) for path in sorted((root / split).glob("*/*/*.npz"))]
 
 
-def main(argv: list[str] | None = None) -> int:
-    arguments = parser(__doc__, "datasets/mesh_vq_vae/MOYO").parse_args(argv)
+def main(argv: list[str] | None = None) -> None:
+    arguments = parse(__doc__, "datasets/mesh_vq_vae/MOYO", argv)
     splits = {split: find_motions(arguments.root, split) for split in ("train", "val", "test")}
-    return run(splits, moyo_fields, TRIM, SKIP, arguments)
+    run(splits, moyo_fields, TRIM, SKIP, arguments)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)
