@@ -335,7 +335,7 @@ def write_outputs(
     for person in people:
         meshes = np.load(meshes_file(folder, person.name), mmap_mode="r+")  # torch wants to be able to write
         fitted.append(fit_person(body, meshes, folder / person.name, person))
-    ground = ground_under(fitted, body, FPS)
+    ground = ground_under(fitted, FPS)
     size, camera = (frames.width, frames.height), K.numpy()
     full = not cfg.demo.npz_only
     write_exports(fitted, shown, ground, camera, size, FPS, cfg.demo.gender or "neutral", with_glb=full)

@@ -31,6 +31,8 @@ class BodyFit:
     betas          (B,) shared by all frames, or (T, B) with share_beta=False
     transl         (T, 3)     metres
     vertex_error   (T,)       mean distance between rebuilt and given vertices, metres
+    joints         (T, 22, 3) of the rebuilt body, metres
+    points         (T, P, 3)  vertices of the rebuilt body that `fit_body` was asked for
     """
 
     global_orient: Tensor
@@ -39,14 +41,19 @@ class BodyFit:
     betas: Tensor
     transl: Tensor
     vertex_error: Tensor
+    joints: Tensor
+    points: Tensor
 
-    def rebuild(self, body: BodyModel) -> BodyOutput:
-        """The fitted body, vertices (T, V, 3); `body` may be another resolution with the same parameters."""
+    def rebuild(self, body: BodyModel, frames: slice = slice(None)) -> BodyOutput:
+        """The fitted body in some frames, vertices (T', V, 3), with the gradient mode of the caller.
+
+        `body` may be another resolution with the same parameters.
+        """
         return body(
-            roma.rotvec_to_rotmat(self.body_pose),
-            self.betas,
-            roma.rotvec_to_rotmat(self.global_orient),
-            self.transl,
+            roma.rotvec_to_rotmat(self.body_pose[frames]),
+            self.betas if self.betas.ndim == 1 else self.betas[frames],
+            roma.rotvec_to_rotmat(self.global_orient[frames]),
+            self.transl[frames],
         )
 
 
@@ -61,10 +68,11 @@ def fit_body(
     chunk: int = 64,
     shape_frames: int | None = 24,
     shape_iter: int = 8,
+    points: np.ndarray | None = None,
 ) -> BodyFit:
     """Fit pose, translation and shape of `body` to meshes of its own topology (spec: data 7).
 
-    vertices          (T, V, 3) body surface, metres, any frame
+    vertices          (T, V, 3) body surface, metres, any frame; may lie on disk, a chunk is read at a time
     num_iter          rounds of the per-frame pose fit with known shape; the original has one
     beta_regularizer  pull of betas 3.. towards zero, per frame, in square metres (the first two are free).
                       The original's 1 shrinks betas that move a vertex by few millimetres almost to zero
@@ -73,17 +81,20 @@ def fit_body(
     shape_frames      the shared shape comes from this many evenly spaced frames; None takes all. Pose and
                       shape are solved in turns: more rounds on few frames beat one round on all
     shape_iter        rounds of the shape fit
+    points            (P,) numbers of vertices of the full body to follow (`BodyFit.points`); None: none
     returns           BodyFit on the device of `body`, float32
     raises            MoroError: wrong shape, no frames, values that are not finite
     """
-    vertices = _checked_vertices(body, vertices)
-    fitter = BodyFitter(_FitterModel(body)).to(vertices.device)
+    vertices = _checked_vertices(body, vertices, chunk)
+    fitter = BodyFitter(_FitterModel(body)).to(body.v_template.device)
+    followed = torch.as_tensor(np.zeros(0) if points is None else points).long()
     shared = None
     if share_beta:
         shared = _shared_betas(fitter, body, vertices, beta_regularizer, chunk, shape_frames, shape_iter)
 
     parts = []
     for target in vertices.split(chunk):
+        target = target.to(body.v_template)
         if shared is None:
             start = fitter.fit(target, num_iter=shape_iter, beta_regularizer=beta_regularizer,
                                requested_keys=["shape_betas"])  # fmt: skip
@@ -91,7 +102,7 @@ def fit_body(
         else:
             betas = shared.expand(len(target), -1)
         pose = fitter.fit_with_known_shape(betas, target, num_iter=num_iter, requested_keys=["pose_rotvecs"])
-        parts.append(_as_fit(body, target, pose["pose_rotvecs"], pose["trans"], betas))
+        parts.append(_as_fit(body, target, pose["pose_rotvecs"], pose["trans"], betas, followed))
     return _join(parts, shared)
 
 
@@ -141,8 +152,8 @@ def _merged_weights(body: BodyModel) -> Tensor:
     return weights[:, :NUM_BODY_JOINTS]
 
 
-def _checked_vertices(body: BodyModel, vertices: Tensor | np.ndarray) -> Tensor:
-    vertices = torch.as_tensor(vertices).detach().to(body.v_template)
+def _checked_vertices(body: BodyModel, vertices: Tensor | np.ndarray, chunk: int) -> Tensor:
+    vertices = torch.as_tensor(vertices).detach()
     if vertices.ndim != 3 or vertices.shape[1:] != (body.num_vertices, 3):
         raise MoroError(
             f"vertices to fit with body {body.body_id} must be (T, {body.num_vertices}, 3), "
@@ -150,7 +161,7 @@ def _checked_vertices(body: BodyModel, vertices: Tensor | np.ndarray) -> Tensor:
         )
     if len(vertices) == 0:
         raise MoroError("there are no frames to fit; give at least one mesh")
-    bad = ~vertices.flatten(1).isfinite().all(1)  # (T,)
+    bad = torch.cat([~part.flatten(1).isfinite().all(1) for part in vertices.split(chunk)])  # (T,)
     if bad.any():
         raise MoroError(
             f"vertices to fit are not finite in {int(bad.sum())} frame(s), the first is frame "
@@ -173,7 +184,7 @@ def _shared_betas(
         picks = torch.linspace(0, len(vertices) - 1, frames, device=vertices.device).round().long()
         vertices = vertices[picks]
     fit = fitter.fit_streaming(
-        lambda: ((target,) for target in vertices.split(chunk)),
+        lambda: ((target.to(body.v_template),) for target in vertices.split(chunk)),
         num_iter=rounds,
         beta_regularizer=regularizer,
         final_adjust_rots=False,
@@ -182,12 +193,18 @@ def _shared_betas(
     return body.clamp_betas(fit["shape_betas"][0])
 
 
-def _as_fit(body: BodyModel, target: Tensor, rotvecs: Tensor, transl: Tensor, betas: Tensor) -> BodyFit:
-    """One chunk's parameters with their vertex error."""
+def _as_fit(
+    body: BodyModel, target: Tensor, rotvecs: Tensor, transl: Tensor, betas: Tensor, points: Tensor
+) -> BodyFit:
+    """One chunk's parameters, and what its posed body tells: vertex error, joints, the points followed."""
     pose = rotvecs.reshape(len(target), NUM_BODY_JOINTS, 3)  # (T, 22, 3)
     full_pose = torch.nn.functional.pad(pose, (0, 0, 0, body.num_joints - NUM_BODY_JOINTS))  # (T, J, 3)
-    fit = BodyFit(pose[:, 0], pose[:, 1:], full_pose, betas, transl, transl.new_empty(0))
-    fit.vertex_error = (fit.rebuild(body).vertices - target).norm(dim=-1).mean(1)
+    none = transl.new_empty(0)
+    fit = BodyFit(pose[:, 0], pose[:, 1:], full_pose, betas, transl, none, none, none)
+    posed = fit.rebuild(body)
+    fit.vertex_error = (posed.vertices - target).norm(dim=-1).mean(1)
+    # copies: views would keep the chunk's vertices
+    fit.joints, fit.points = posed.joints.clone(), posed.full_vertices[:, points.to(target.device)]
     return fit
 
 
@@ -202,4 +219,6 @@ def _join(parts: list[BodyFit], shared: Tensor | None) -> BodyFit:
         column("betas") if shared is None else shared,
         column("transl"),
         column("vertex_error"),
+        column("joints"),
+        column("points"),
     )

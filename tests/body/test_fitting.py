@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import roma
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from moro.body.fitting import BodyFit, _FitterModel, fit_body
 from moro.body.loading import load_body_model
@@ -66,6 +67,45 @@ def test_contents(body: BodyModel, fit: BodyFit) -> None:
     assert fit.transl.shape == (12, 3) and fit.vertex_error.shape == (12,)
     assert torch.equal(fit.full_pose[:, 0], fit.global_orient)
     assert torch.equal(fit.full_pose[:, 1:22], fit.body_pose) and not fit.full_pose[:, 22:].any()
+
+
+def test_joints_and_points_are_those_of_the_rebuilt_body(
+    body: BodyModel, posed: tuple[torch.Tensor, BodyOutput]
+) -> None:
+    followed = np.array([7, 2000])
+    vertices = posed[1].vertices[:6].numpy()
+    fit = fit_body(body, vertices, num_iter=1, chunk=5, shape_frames=2, shape_iter=1, points=followed)
+    rebuilt = fit.rebuild(body)
+    assert fit.joints.shape == (6, 22, 3) and fit.points.shape == (6, 2, 3)
+    assert torch.allclose(fit.joints, rebuilt.joints, atol=1e-5)
+    assert torch.allclose(fit.points, rebuilt.full_vertices[:, followed], atol=1e-5)
+    part = fit.rebuild(body, slice(3, 6)).joints
+    assert torch.allclose(part, rebuilt.joints[3:6], atol=1e-5)
+
+
+class Largest(TorchDispatchMode):
+    """Bytes of the largest tensor made within, views of `given` left out."""
+
+    def __init__(self, given: torch.Tensor) -> None:
+        super().__init__()
+        self.given, self.bytes = given.untyped_storage().data_ptr(), 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        result = function(*arguments, **(options or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr() != self.given:
+                self.bytes = max(self.bytes, tensor.untyped_storage().nbytes())
+        return result
+
+
+def test_memory_depends_on_the_chunk(body: BodyModel, posed: tuple[torch.Tensor, BodyOutput]) -> None:
+    def largest(frames: int) -> int:
+        vertices = posed[1].vertices[torch.arange(frames) % 12].contiguous()
+        with Largest(vertices) as watch:
+            fit_body(body, vertices, num_iter=1, chunk=2, shape_frames=2, shape_iter=1)
+        return watch.bytes
+
+    assert largest(10) == largest(4)
 
 
 @pytest.mark.parametrize("shape_frames", [24, 6])
