@@ -19,11 +19,11 @@ import torch
 from benchmarks.harness import Options, Row, Run, Target
 from models.mask_transformer.build import build_system, resolve_paths, save_weights
 from models.mask_transformer.system import MoRoSystem
-from models.recovery.outputs import dump_results
 from models.recovery.pipeline import load_system, recover_video
 from moro.body.fitting import fit_body
 from moro.config import compose_config
 from moro.geometry.trajectory import TrajectoryStats
+from moro.io.results import write_results
 from moro.video.blazepose import BlazePose
 from moro.video.reader import VideoFile, open_video
 from moro.video.writer import VideoWriter
@@ -128,7 +128,7 @@ class Stages:
             (BlazePose, "landmarks", self._function("landmarks", BlazePose.landmarks)),
             (MoRoSystem, "recover", self._function("recover", MoRoSystem.recover)),
         ]
-        for stage, function in (("fit", fit_body), ("write", dump_results), ("load", load_system)):
+        for stage, function in (("fit", fit_body), ("write", write_results), ("load", load_system)):
             name, timed = function.__name__, self._function(stage, function)
             users = [m for m in list(sys.modules.values()) if getattr(m, name, None) is function]
             places += [(user, name, timed) for user in users]

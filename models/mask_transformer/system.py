@@ -193,7 +193,7 @@ class MoRoSystem(pl.LightningModule):
         else:
             shape = (*batch["bbox"].shape[:2], self.vqvae.num_tokens)
             batch["ids"] = torch.full(shape, self.mask_transformer.mask_id, device=self.device)
-        if self.backbone is not None:
+        if self.backbone is not None and "cond" not in batch:  # the demo hands it in, once per frame
             batch["cond"] = self.backbone(batch)
         if self.stats is not None and "rotation" in batch:
             batch["cano_traj_clean"] = self.stats.encode(batch["rotation"], batch["translation"])
@@ -378,10 +378,11 @@ class MoRoSystem(pl.LightningModule):
         return [(clips, self.recover(clips)) for clips in equal_lengths(batch)]
 
     @torch.no_grad()
-    def recover(self, batch: Batch) -> Recovered:
+    def recover(self, batch: Batch, frames: slice = slice(None)) -> Recovered:
         """Body meshes in the camera (task motion: in the world) from a batch of equally long clips.
 
         `model.mode` says what is masked first: everything (inference, full), or part of the true tokens.
+        Meshes are made of the frames `frames` only; the rest of what is returned is of all.
         (spec: models 6.1)
         """
         model = self.cfg.model
@@ -395,10 +396,10 @@ class MoRoSystem(pl.LightningModule):
             self.mask_transformer, masked, image=image, cano_input=cano_input, options=self.decoding
         )
         output = result.output
-        mesh = self.decode_tokens(result.tokens)
+        mesh = self.decode_tokens(result.tokens, frames)
         with self.full_precision():
             rotation, translation = self._final_poses(batch, output)
-            vertices = mesh @ rotation.mT + translation
+            vertices = mesh @ rotation[:, frames].mT + translation[:, frames]
         return Recovered(
             vertices, rotation, translation, output.contact, result.ids, result.confidence, mesh, output
         )

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import joblib
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,7 +15,6 @@ from moro.body.model import BodyModel
 from moro.export.amass import write_motion_npz
 from moro.export.glb import write_motion_glb
 from moro.geometry.ground import Ground, fit_ground, sole_vertices
-from moro.io.atomic import atomic_path
 from moro.render.scene import person_colour
 from moro.render.video import Person, render_result_video
 from moro.video.reader import VideoFrames
@@ -40,13 +38,11 @@ class RecoveredPerson:
     fit: BodyFit
 
 
-def fit_person(
-    body: BodyModel, vertices: NDArray, folder: Path, condition: PersonCondition
-) -> RecoveredPerson:
+def fit_person(body: BodyModel, vertices: NDArray, name: str) -> BodyFit:
     """Parameters, joints and soles of the body that follows the recovered meshes (L, V, 3), maybe on disk."""
     fit = fit_body(body, vertices, points=sole_vertices(body.v_template.cpu().numpy()))
-    logger.info("%s: fit within %.1f mm of the mesh", condition.name, 1000 * float(fit.vertex_error.mean()))
-    return RecoveredPerson(condition, folder, fit)
+    logger.info("%s: fit within %.1f mm of the mesh", name, 1000 * float(fit.vertex_error.mean()))
+    return fit
 
 
 def ground_under(people: Sequence[RecoveredPerson], fps: float) -> Ground:
@@ -99,7 +95,6 @@ def write_video(
     ground: Ground | None,
     K: NDArray,
     draw_boxes: bool,
-    frame_dir: Path | None = None,
 ) -> None:
     """Overlay on the video; beside it the world view if a ground is given."""
     drawn = [
@@ -113,20 +108,7 @@ def write_video(
         )
         for number, person in enumerate(people)
     ]
-    render_result_video(
-        path, frames, drawn, K, num_frames=len(frames), fps=frames.fps, ground=ground, frame_dir=frame_dir
-    )
-
-
-def dump_results(path: Path, frame_names: Sequence[str], vertices: NDArray, contact: NDArray) -> None:
-    """results.pkl of one person (spec: models 6.4); `vertices` (L, V, 3) may lie on disk and is streamed."""
-    result = {
-        "frame_name": np.asarray(frame_names)[None],
-        "verts": vertices[None],
-        "contact": contact[None].astype(np.float32),
-    }
-    with atomic_path(path) as temporary:
-        joblib.dump(result, temporary, compress=3)
+    render_result_video(path, frames, drawn, K, num_frames=len(frames), fps=frames.fps, ground=ground)
 
 
 class _LazyMeshes:
