@@ -35,6 +35,7 @@ def required_files(cfg: DictConfig, paths: RunPaths) -> Iterator[tuple[Path, str
     elif cfg.model.release_ckpt is None:
         yield paths.last, f"released weights, {PROJECT}"
         if cfg.model.trajectory_stats is not None and not paths.last.exists():  # our own weights carry them
-            yield Path(cfg.model.trajectory_stats), "trajectory statistics, computed from AMASS: docs/files.md"
+            source = "trajectory statistics, computed from AMASS: docs/files.md"
+            yield Path(cfg.model.trajectory_stats), source
     for name in DETECTOR:
         yield Path(cfg.demo.detector_folder) / name, "run: python scripts/fetch_demo_files.py"

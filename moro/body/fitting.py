@@ -1,12 +1,12 @@
 """Body parameters from meshes: the fit of a SMPL-family body to predicted vertices (spec: data 7).
 
-The solver is `smplfitter`. It is given the body our decoder draws, and no more: the 22 shared joints,
-with fingers, jaw and eyes rigidly attached to wrists and head. That keeps the head well determined
-without eyeballs: with the eyes weighted 0, smplfitter 0.6 leaves the head free to turn about its joint-
-to-jaw axis (18 instead of 5 mm after one round). It takes two thirds of the time and leaves no rotation
-to discard. Toes are fitted too.
+The solver is `smplfitter`. For the demo (`fit_body`) it is given the body our decoder draws, and no more: the
+22 shared joints, with fingers, jaw and eyes rigidly attached to wrists and head. It takes two thirds of the
+time and leaves no rotation to discard. Toes are fitted too. For the evaluation (`fit_body_as_published`) it
+works as the original's does, so that numbers can be compared.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,7 +86,7 @@ def fit_body(
     raises            MoroError: wrong shape, no frames, values that are not finite
     """
     vertices = _checked_vertices(body, vertices, chunk)
-    fitter = BodyFitter(_FitterModel(body)).to(body.v_template.device)
+    fitter = BodyFitter(_FitterModel(body, range(NUM_BODY_JOINTS), "body")).to(body.v_template.device)
     followed = torch.as_tensor(np.zeros(0) if points is None else points).long()
     shared = None
     if share_beta:
@@ -106,33 +106,66 @@ def fit_body(
     return _join(parts, shared)
 
 
+@torch.no_grad()
+def fit_body_as_published(body: BodyModel, vertices: Tensor | np.ndarray, *, chunk: int = 64) -> BodyFit:
+    """The fit of the original's evaluation (spec: data 7): one round, one shape, betas pulled to 0 by 1 m².
+
+    All joints of the body are fitted, and the first 22 used. Toes turn with the ankles and ten joints are
+    refined in the end, as the library does for SMPL. The original gives the eyes' joints no weight, since the
+    meshes lack the eyeballs; with smplfitter 0.6 the head would then be free to turn about the axis to the
+    jaw (18 instead of 5 mm), so the eyes are taken for part of the head.
+
+    vertices  (T, V, 3) body surface, metres, any frame; may lie on disk
+    raises    MoroError as `fit_body`
+    """
+    vertices = _checked_vertices(body, vertices, chunk)
+    joints = [j for j in range(body.num_joints) if j < NUM_BODY_JOINTS or "eye" not in body.joint_names[j]]
+    fitter = BodyFitter(_FitterModel(body, joints, "smplx")).to(body.v_template.device)
+    fit = fitter.fit_streaming(
+        lambda: ((target.to(body.v_template),) for target in vertices.split(chunk)),
+        num_iter=1,
+        beta_regularizer=1.0,
+        requested_keys=["pose_rotvecs", "shape_betas"],
+    )
+    betas, rotvecs = fit["shape_betas"], fit["pose_rotvecs"][:, : 3 * NUM_BODY_JOINTS]
+    none = torch.zeros(0, dtype=torch.long)
+    parts = [
+        _as_fit(body, target.to(body.v_template), *rest, none)
+        for target, *rest in zip(*(v.split(chunk) for v in (vertices, rotvecs, fit["trans"], betas)))
+    ]
+    return _join(parts, betas[0])
+
+
 class _FitterModel(FitterModel):
     """smplfitter's body, filled from ours in memory (its own constructor only reads files).
 
-    The name matters: for "smpl…" the library would give the toes the ankles' rotation and refine few joints.
+    joints  those it has; the others are rigidly attached to the ones they hang on
+    name    for "smpl…" the library gives the toes the ankles' rotation and refines few joints
     """
 
-    def __init__(self, body: BodyModel) -> None:
+    def __init__(self, body: BodyModel, joints: Sequence[int], name: str) -> None:
         nn.Module.__init__(self)
-        J, B = NUM_BODY_JOINTS, body.num_betas
-        self.model_name, self.gender, self._has_kid_template = "body", "neutral", False
+        joints = list(joints)
+        J, B = len(joints), body.num_betas
+        self.model_name, self.gender, self._has_kid_template = name, "neutral", False
         self.num_joints, self.num_vertices, self.num_betas = J, body.num_vertices, B
-        self.kintree_parents = body.parents[:J]
-        self.joint_names = list(body.joint_names[:J])
+        self.kintree_parents = [-1, *(joints.index(int(body.parents[j])) for j in joints[1:])]
+        self.joint_names = [body.joint_names[j] for j in joints]
         self.faces = body.faces.cpu().numpy()
         self.vertex_subset = np.arange(body.num_vertices)
 
         surface = body.body_vertices
-        regressor = body.J_regressor[:J].double()  # (22, V_full)
-        posedirs = body.posedirs[surface, :, : 9 * (J - 1)]  # (V, 3, 189)
-        identity = torch.eye(3, device=posedirs.device).flatten().repeat(J - 1)  # (189,)
+        regressor = body.J_regressor[joints].double()  # (J, V_full)
+        columns = [9 * (j - 1) + k for j in joints[1:] for k in range(9)]
+        posedirs = body.posedirs[surface][..., columns]  # (V, 3, 9 (J - 1))
+        identity = torch.eye(3, device=posedirs.device).flatten().repeat(J - 1)  # (9 (J - 1),)
         buffers = {
             # The library multiplies the correctives with R, not with R - I.
             "v_template": body.v_template[surface] - posedirs @ identity,
             "shapedirs": body.shapedirs[surface],
             "posedirs": posedirs,
-            "weights": _merged_weights(body)[surface],
-            "J_regressor_post_lbs": body.joint_regressor,
+            "weights": _merged_weights(body, joints)[surface],
+            "J_regressor_post_lbs": body.J_regressor[joints][:, surface],
             "J_template": regressor @ body.v_template.double(),
             "J_shapedirs": torch.einsum("jv,vcb->jcb", regressor, body.shapedirs.double()),
             "kid_shapedir": torch.zeros(body.num_vertices, 3),
@@ -144,12 +177,13 @@ class _FitterModel(FitterModel):
         self.register_buffer("kintree_parents_tensor", parents)
 
 
-def _merged_weights(body: BodyModel) -> Tensor:
-    """Skinning weights (V_full, 22): each further joint's weight goes to the body joint it hangs on."""
+def _merged_weights(body: BodyModel, joints: Sequence[int]) -> Tensor:
+    """Skinning weights (V_full, J): each further joint's weight goes to the one of `joints` it hangs on."""
     weights = body.weights.clone()
-    for joint in range(body.num_joints - 1, NUM_BODY_JOINTS - 1, -1):  # children come after their parents
-        weights[:, body.parents[joint]] += weights[:, joint]
-    return weights[:, :NUM_BODY_JOINTS]
+    for joint in reversed(range(body.num_joints)):  # children come after their parents
+        if joint not in joints:
+            weights[:, body.parents[joint]] += weights[:, joint]
+    return weights[:, joints]
 
 
 def _checked_vertices(body: BodyModel, vertices: Tensor | np.ndarray, chunk: int) -> Tensor:
