@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from models.backbones.base import Backbone
 from models.mask_transformer.data.windows import windows_of
+from models.mask_transformer.tokens import TokensOnce
 from models.recovery.condition import PersonCondition
 from moro.geometry.camera import bbox_condition
 from moro.geometry.image import normalise_image
@@ -93,26 +94,21 @@ class DemoDataset(Dataset):
 
 
 class FrameTokens:
-    """The backbone's tokens of each frame, made once: windows overlap, and frames are looked at one by one.
-
-    Asked for windows in order, it keeps the tokens of the last one.
-    """
+    """The backbone's tokens of windows, each frame's made once, and not many crops in memory at once."""
 
     def __init__(self, backbone: Backbone, dataset: DemoDataset, device: torch.device) -> None:
         self.backbone, self.dataset, self.device = backbone, dataset, device
-        self.last: tuple[Window, Tensor] | None = None
+        self.once = TokensOnce()
 
     def of(self, window: Window) -> Tensor:
-        """(1, F, N, C) tokens of all frames of a window."""
-        parts, first = [], window.start
-        if self.last is not None:
-            before, tokens = self.last
-            if before.person == window.person and before.start <= window.start < before.stop:
-                parts, first = [tokens[:, window.start - before.start :]], before.stop
-        for start in range(first, window.stop, TOKEN_FRAMES):
-            frames = slice(start, min(start + TOKEN_FRAMES, window.stop))
+        """(1, F, N, C) tokens of all frames of a window; windows are to be asked for in order."""
+        keys = [(window.person, frame) for frame in range(window.start, window.stop)]
+        return self.once.of(keys, lambda part: self._made(window, part))
+
+    def _made(self, window: Window, part: slice) -> Tensor:
+        found = []
+        for start in range(window.start + part.start, window.start + part.stop, TOKEN_FRAMES):
+            frames = slice(start, min(start + TOKEN_FRAMES, window.start + part.stop))
             images = self.dataset.images(window.person, frames)
-            parts.append(self.backbone({key: value[None].to(self.device) for key, value in images.items()}))
-        tokens = torch.cat(parts, dim=1)[:, : window.stop - window.start]
-        self.last = window, tokens
-        return tokens
+            found.append(self.backbone({key: value[None].to(self.device) for key, value in images.items()}))
+        return torch.cat(found, dim=1)
