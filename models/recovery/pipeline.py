@@ -24,6 +24,7 @@ from models.mask_transformer.build import (
     resolve_paths,
 )
 from models.mask_transformer.data.module import collate
+from models.mask_transformer.results import mode_name
 from models.mask_transformer.system import MoRoSystem, Recovered
 from models.recovery.condition import PersonCondition, add_crops, condition_of_track, crops_file
 from models.recovery.files import check_files
@@ -209,9 +210,7 @@ def result_folder(cfg: DictConfig, stage: Path, video: Path) -> Path:
     """`demo.output_path`, or `<stage>/result_demo_<name>/<mode>_<timesteps>_<topk>` (spec: models 6.4)."""
     if cfg.demo.output_path is not None:
         return Path(cfg.demo.output_path)
-    generate = cfg.model.test.generate
-    name = cfg.demo.name or default_name(video)
-    return stage / f"result_demo_{name}" / f"{cfg.model.mode}_{generate.timesteps}_{generate.topk}"
+    return stage / f"result_demo_{cfg.demo.name or default_name(video)}" / mode_name(cfg)
 
 
 def default_name(video: Path) -> str:
