@@ -14,7 +14,7 @@ from models.mask_transformer.data.module import collate
 from models.mask_transformer.data.windows import windows_of
 from models.mask_transformer.system import MoRoSystem
 from models.recovery.condition import PersonCondition
-from models.recovery.windows import DemoDataset
+from models.recovery.windows import DemoDataset, FrameTokens
 from moro.config import compose_config
 from moro.geometry.trajectory import TrajectoryStats
 from tests.mask_transformer.twin import vision_transformer
@@ -110,17 +110,17 @@ def windows(quick: bool, variant: str) -> Run:
         torch.zeros(LENGTH, 33, 4), (images * 40 + 120).clamp(0, 255).byte().movedim(1, -1).numpy(),
     )  # fmt: skip
     K = torch.tensor([[1000.0, 0, 300], [0, 1000, 300], [0, 0, 1]])
-    data = DemoDataset([person], K, [f"{n}.jpg" for n in range(LENGTH)], CLIP, OVERLAP)
+    data = DemoDataset([person], K, CLIP, OVERLAP)
 
     @torch.inference_mode()
     def run() -> dict[str, Tensor]:
-        batches = [collate([data[index]]) for index in range(len(data))]
         if variant == "plain":
-            for batch in batches:
-                system.backbone(batch)
-        else:
-            for batch in batches:
-                system.recover(batch)
+            for window in data.windows:
+                system.backbone(collate([data.images(0, slice(window.start, window.stop))]))
+            return {}
+        tokens = FrameTokens(system.backbone, data, torch.device("cpu"))
+        for index, window in enumerate(data.windows):
+            system.recover({**collate([data[index]]), "cond": tokens.of(window)}, window.kept)
         return {}
 
     return run

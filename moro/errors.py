@@ -13,7 +13,8 @@ class MoroError(Exception):
 
 
 class ExitOnMoroError:
-    """Context in which a MoroError becomes one line on stderr and, if `leave`, exit status 1."""
+    """Context in which a MoroError, or an OSError that names a file, becomes one line on stderr and, if
+    `leave`, exit status 1."""
 
     def __init__(self, leave: bool = True) -> None:
         self.leave = leave
@@ -22,7 +23,7 @@ class ExitOnMoroError:
         return None
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, MoroError):
+        if isinstance(error, MoroError) or isinstance(error, OSError) and error.filename is not None:
             sys.stderr.write(f"error: {one_line(error)}\n")
             sys.stderr.flush()
             if self.leave:

@@ -13,6 +13,7 @@ from models.recovery import pipeline
 from models.recovery.pipeline import Outcome, own_names, recover_videos, summarise, videos_of
 from moro.config import compose_config
 from moro.errors import MoroError
+from moro.io.results import read_results
 from moro.video.reader import open_video
 from moro.video.writer import VideoWriter
 
@@ -96,6 +97,13 @@ def test_missing_video_path_and_weights(workplace: Workplace, tmp_path: Path) ->
     assert "nowhere.ckpt" in message
 
 
+def test_a_folder_that_cannot_be_written(workplace: Workplace, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "v.mp4", nobody())
+    (tmp_path / "taken").touch()
+    message = workplace.refused("preset=open", f"demo.video_path={video}", "demo.output_path=taken/here")
+    assert "taken" in message
+
+
 def test_a_misspelt_key(workplace: Workplace) -> None:
     assert "demo.video_path" in workplace.refused("preset=open", "demo.video_pth=x.mp4")
 
@@ -131,10 +139,17 @@ def test_image_folder_to_motion_files(workplace: Workplace, tmp_path: Path, repo
             assert motion["poses"].shape == (24, 165)
             assert np.isfinite(motion["trans"]).all()
         assert (folder / name / "motion.glb").stat().st_size > 10_000
-        assert (folder / name / "results.pkl").stat().st_size > 10_000
+        results = read_results(folder / name / "results.pkl")
+        assert results["frame_name"][0].tolist() == [f"{index:04d}.jpg" for index in range(24)]
+        assert results["verts"].shape[:2] == (1, 24)
     video = open_video(folder / "result.mp4")
     assert video.num_frames == 24
+    assert (folder / "config.yaml").is_file() and not list(folder.rglob("*.npy"))
     assert "nothing to do" in workplace.demo(*command)
+    output = workplace.demo(*command, "demo.npz_only=true")  # goes on from the motion
+    assert "fit within" not in output and "weights" in output
+    assert not list(folder.rglob("*.glb")) and not (folder / "result.mp4").exists()
+    assert len(list(folder.glob("id*/motion.npz"))) == len(report["people"])
 
 
 # ---------------------------------------------------------------------------------------------- many videos
@@ -153,6 +168,9 @@ def test_what_counts_as_many_videos(tmp_path: Path) -> None:
     assert videos_of(listed) == [Path("videos/a.mp4"), Path("images")]
     listed.write_text("# nothing\n")
     with pytest.raises(MoroError, match="names no video"):
+        videos_of(listed)
+    listed.write_bytes("vidéo.mp4".encode("latin-1"))
+    with pytest.raises(MoroError, match="UTF-8"):
         videos_of(listed)
 
 

@@ -42,11 +42,16 @@ def stitch_windows(windows: Sequence[np.ndarray], overlap: int) -> np.ndarray:
 
 def result_folder(stage: Path, cfg: DictConfig, dataset_name: str | None = None) -> Path:
     """`<stage>/result_<dataset>/<mode>_<timesteps>_<topk>` (spec: models 6.4)."""
-    generate = cfg.model.test.generate
-    name = f"{cfg.model.mode}_{generate.timesteps}_{generate.topk}"
-    if generate.topk > 1:
+    name = mode_name(cfg)
+    if cfg.model.test.generate.topk > 1:
         name += f"_{int(time.time())}"  # sampled results differ from run to run
     return stage / f"result_{dataset_name or cfg.dataset.name}" / name
+
+
+def mode_name(cfg: DictConfig) -> str:
+    """`<mode>_<timesteps>_<topk>`, how results were decoded."""
+    generate = cfg.model.test.generate
+    return f"{cfg.model.mode}_{generate.timesteps}_{generate.topk}"
 
 
 class ResultsWriter(Callback):

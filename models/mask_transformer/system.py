@@ -34,6 +34,7 @@ from models.mask_transformer.masking import (
 from models.mask_transformer.network import ImageEncoding, MaskTransformer, TransformerOutput
 from models.mask_transformer.noise import add_noise, noise_level
 from models.mask_transformer.optimisation import build_optimizer
+from models.mask_transformer.tokens import TokensOnce
 from models.mesh_vq_vae.network import MeshVQVAE
 from moro.errors import MoroError
 from moro.geometry.trajectory import TrajectoryStats
@@ -97,6 +98,7 @@ class MoRoSystem(pl.LightningModule):
         self.smoother = smoother
         self.loss = loss
         self.decoding = DecodingOptions(**cfg.model.test.generate)
+        self.tokens_once = TokensOnce()
         self._validated = 0  # samples of the running validation that this process has had
 
     # ------------------------------------------------------------------------------- statistics, modes
@@ -195,7 +197,7 @@ class MoRoSystem(pl.LightningModule):
         else:
             shape = (*batch["bbox"].shape[:2], self.vqvae.num_tokens)
             batch["ids"] = torch.full(shape, self.mask_transformer.mask_id, device=self.device)
-        if self.backbone is not None:
+        if self.backbone is not None and "cond" not in batch:  # the demo hands it in, once per frame
             batch["cond"] = self.backbone(batch)
         if self.stats is not None and "rotation" in batch:
             batch["cano_traj_clean"] = self.stats.encode(batch["rotation"], batch["translation"])
@@ -366,7 +368,7 @@ class MoRoSystem(pl.LightningModule):
         torch.manual_seed(self.cfg.seed + batch_idx)
         results = []
         for clips in equal_lengths(batch):
-            recovered = self.recover(clips)
+            recovered = self.recover(self.with_tokens(clips))
             results.append((clips, recovered))
             if "mesh" in clips:
                 meshes = self._meshes(recovered.local_mesh, clips)
@@ -377,13 +379,32 @@ class MoRoSystem(pl.LightningModule):
     def predict_step(
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> list[tuple[Batch, Recovered]]:
-        return [(clips, self.recover(clips)) for clips in equal_lengths(batch)]
+        return [(clips, self.recover(self.with_tokens(clips))) for clips in equal_lengths(batch)]
+
+    def on_test_start(self) -> None:
+        self.tokens_once.forget()
+
+    on_predict_start = on_test_start
 
     @torch.no_grad()
-    def recover(self, batch: Batch) -> Recovered:
+    def with_tokens(self, batch: Batch) -> Batch:
+        """A single test clip of images with its `cond`; frames of the last clip are not seen again."""
+        if "crop_imgs" not in batch or "img_paths" not in batch or len(batch["bbox"]) != 1:
+            return batch
+        paths, boxes = (names[0] for names in batch["img_paths"]), batch["bbox"][0].tolist()
+        keys = [(*batch["seq_name"], path, *box) for path, box in zip(paths, boxes)]
+
+        def make(frames: slice) -> Tensor:
+            return self.backbone({"crop_imgs": batch["crop_imgs"][:, frames]})
+
+        return {**batch, "cond": self.tokens_once.of(keys, make)}
+
+    @torch.no_grad()
+    def recover(self, batch: Batch, frames: slice = slice(None)) -> Recovered:
         """Body meshes in the camera (task motion: in the world) from a batch of equally long clips.
 
         `model.mode` says what is masked first: everything (inference, full), or part of the true tokens.
+        Meshes are made of the frames `frames` only; the rest of what is returned is of all.
         (spec: models 6.1)
         """
         model = self.cfg.model
@@ -397,10 +418,10 @@ class MoRoSystem(pl.LightningModule):
             self.mask_transformer, masked, image=image, cano_input=cano_input, options=self.decoding
         )
         output = result.output
-        mesh = self.decode_tokens(result.tokens)
+        mesh = self.decode_tokens(result.tokens, frames)
         with self.full_precision():
             rotation, translation = self._final_poses(batch, output)
-            vertices = mesh @ rotation.mT + translation
+            vertices = mesh @ rotation[:, frames].mT + translation[:, frames]
         return Recovered(
             vertices=vertices,
             rotation=rotation,

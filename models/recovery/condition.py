@@ -1,6 +1,7 @@
 """What the network is told about each person of a video: boxes, landmarks or crops (spec: data 9.2)."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from moro.geometry.boxes import box_from_landmarks, normalise_landmarks
+from moro.geometry.boxes import box_from_landmarks, box_from_points, fill_gaps, normalise_landmarks
 from moro.geometry.crop import crop_image
+from moro.video.ahead import read_ahead
 from moro.video.reader import VideoFrames
 from moro.video.tracks import Track
 
@@ -36,10 +38,21 @@ class PersonCondition:
     crops: NDArray | None = None
 
 
-def condition_of_track(track: Track, name: str, image_size: tuple[int, int]) -> PersonCondition:
-    """Square boxes around what is visible and landmarks relative to them; image_size is (width, height)."""
+def condition_of_track(
+    track: Track, name: str, image_size: tuple[int, int], tracker_boxes: bool = False
+) -> PersonCondition:
+    """Square boxes and landmarks relative to them; image_size is (width, height).
+
+    tracker_boxes  the tracker's own boxes, as the release was trained with, interpolated and not smoothed
+                   (spec: data 9.2); otherwise boxes around the visible landmarks
+    """
     landmarks = torch.from_numpy(track.landmarks).float()
-    center, scale, seen = box_from_landmarks(landmarks, image_size)
+    if tracker_boxes:
+        boxes, seen = torch.from_numpy(track.boxes).float(), torch.from_numpy(track.seen)
+        corners = fill_gaps(boxes.nan_to_num(), seen).unflatten(1, (2, 2))  # (L, 4) -> (L, 2, 2)
+        center, scale = box_from_points(corners)
+    else:
+        center, scale, seen = box_from_landmarks(landmarks, image_size)
     return PersonCondition(
         name=name,
         center=center,
@@ -59,9 +72,15 @@ def add_crops(
     folder.mkdir(parents=True, exist_ok=True)
     for person in people:
         person.crops = np.lib.format.open_memmap(
-            folder / f"crops_{person.name}.npy", "w+", np.uint8, (len(frames), *size, 3)
+            crops_file(folder, person.name), "w+", np.uint8, (len(frames), *size, 3)
         )
-    for index, frame in enumerate(tqdm(frames, total=len(frames), desc="crop", unit="frame", disable=None)):
-        for person in people:
-            center, scale = person.center[index].numpy(), float(person.scale[index])
-            person.crops[index] = crop_image(frame, center, scale, size)
+    with closing(read_ahead(frames)) as decoded:
+        shown = tqdm(decoded, total=len(frames), desc="crop", unit="frame", disable=None)
+        for index, frame in enumerate(shown):
+            for person in people:
+                center, scale = person.center[index].numpy(), float(person.scale[index])
+                person.crops[index] = crop_image(frame, center, scale, size)
+
+
+def crops_file(folder: Path, name: str) -> Path:
+    return folder / f"crops_{name}.npy"

@@ -25,6 +25,7 @@ def required_files(cfg: DictConfig, paths: RunPaths) -> Iterator[tuple[Path, str
     """Each file or folder with where it comes from."""
     kind = str(cfg.dataset.model_type)
     body = Path(cfg.dataset.bm_path) / kind / f"{kind.upper()}_NEUTRAL.npz"
+    body = body.with_suffix(".pkl") if body.with_suffix(".pkl").exists() else body  # as good
     shipped = "part of this repository"
     licensed = kind != "open"
     yield body, "SMPL-X v1.1, https://smpl-x.is.tue.mpg.de" if licensed else shipped
@@ -33,6 +34,8 @@ def required_files(cfg: DictConfig, paths: RunPaths) -> Iterator[tuple[Path, str
         yield Path(cfg.model.ckpt_path), "model.ckpt_path"
     elif cfg.model.release_ckpt is None:
         yield paths.last, f"released weights, {PROJECT}"
-        yield Path(cfg.model.trajectory_stats), "trajectory statistics, computed from AMASS: docs/files.md"
+        if cfg.model.trajectory_stats is not None and not paths.last.exists():  # our own weights carry them
+            source = "trajectory statistics, computed from AMASS: docs/files.md"
+            yield Path(cfg.model.trajectory_stats), source
     for name in DETECTOR:
         yield Path(cfg.demo.detector_folder) / name, "run: python scripts/fetch_demo_files.py"

@@ -5,18 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import joblib
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from models.recovery.condition import PersonCondition
 from moro.body.fitting import BodyFit, fit_body
-from moro.body.model import BodyModel, BodyOutput
+from moro.body.model import BodyModel
 from moro.export.amass import write_motion_npz
 from moro.export.glb import write_motion_glb
 from moro.geometry.ground import Ground, fit_ground, sole_vertices
-from moro.io.atomic import atomic_path
 from moro.render.scene import person_colour
 from moro.render.video import Person, render_result_video
 from moro.video.reader import VideoFrames
@@ -40,24 +38,18 @@ class RecoveredPerson:
     fit: BodyFit
 
 
-def fit_person(
-    body: BodyModel, vertices: NDArray, folder: Path, condition: PersonCondition
-) -> RecoveredPerson:
-    """Parameters of the body that follows the recovered meshes (L, V, 3), which may lie on disk."""
-    fit = fit_body(body, vertices)
-    logger.info("%s: fit within %.1f mm of the mesh", condition.name, 1000 * float(fit.vertex_error.mean()))
-    return RecoveredPerson(condition, folder, fit)
+def fit_person(body: BodyModel, vertices: NDArray, name: str) -> BodyFit:
+    """Parameters, joints and soles of the body that follows the recovered meshes (L, V, 3), maybe on disk."""
+    fit = fit_body(body, vertices, points=sole_vertices(body.v_template.cpu().numpy()))
+    logger.info("%s: fit within %.1f mm of the mesh", name, 1000 * float(fit.vertex_error.mean()))
+    return fit
 
 
-def ground_under(people: Sequence[RecoveredPerson], body: BodyModel, fps: float) -> Ground:
+def ground_under(people: Sequence[RecoveredPerson], fps: float) -> Ground:
     """One floor for everybody in the video, and with it the world frame."""
-    soles = sole_vertices(body.v_template.cpu().numpy())
-    joints, points = [], []
-    for person in people:
-        parts = [person_body(person.fit, body, chunk) for chunk in _chunks(len(person.fit.transl))]
-        joints.append(np.concatenate([part.joints.cpu().numpy() for part in parts]))
-        points.append(np.concatenate([part.full_vertices[:, soles].cpu().numpy() for part in parts]))
-    return fit_ground(joints, points, seen=[person.condition.seen for person in people], fps=fps)
+    joints = [person.fit.joints.cpu().numpy() for person in people]
+    soles = [person.fit.points.cpu().numpy() for person in people]
+    return fit_ground(joints, soles, seen=[person.condition.seen for person in people], fps=fps)
 
 
 def write_exports(
@@ -103,7 +95,6 @@ def write_video(
     ground: Ground | None,
     K: NDArray,
     draw_boxes: bool,
-    frame_dir: Path | None = None,
 ) -> None:
     """Overlay on the video; beside it the world view if a ground is given."""
     drawn = [
@@ -117,34 +108,7 @@ def write_video(
         )
         for number, person in enumerate(people)
     ]
-    render_result_video(
-        path, frames, drawn, K, num_frames=len(frames), fps=frames.fps, ground=ground, frame_dir=frame_dir
-    )
-
-
-def dump_results(path: Path, frame_names: Sequence[str], vertices: NDArray, contact: NDArray) -> None:
-    """results.pkl of one person (spec: models 6.4); `vertices` (L, V, 3) may lie on disk and is streamed."""
-    result = {
-        "frame_name": np.asarray(frame_names)[None],
-        "verts": vertices[None],
-        "contact": contact[None].astype(np.float32),
-    }
-    with atomic_path(path) as temporary:
-        joblib.dump(result, temporary, compress=3)
-
-
-def person_body(fit: BodyFit, body: BodyModel, frames: slice) -> BodyOutput:
-    """The fitted body in some frames, camera frame."""
-    part = BodyFit(
-        fit.global_orient[frames],
-        fit.body_pose[frames],
-        fit.full_pose[frames],
-        fit.betas,
-        fit.transl[frames],
-        fit.vertex_error[frames],
-    )
-    with torch.no_grad():
-        return part.rebuild(body)
+    render_result_video(path, frames, drawn, K, num_frames=len(frames), fps=frames.fps, ground=ground)
 
 
 class _LazyMeshes:
@@ -157,7 +121,8 @@ class _LazyMeshes:
         if self.chunk is None or not self.start <= frame < self.start + len(self.chunk):
             self.start = frame
             frames = slice(frame, min(frame + REBUILD_CHUNK, len(self.fit.transl)))
-            self.chunk = person_body(self.fit, self.body, frames).vertices
+            with torch.no_grad():
+                self.chunk = self.fit.rebuild(self.body, frames).vertices
         return self.chunk[frame - self.start]
 
 
@@ -167,7 +132,3 @@ def _corners(condition: PersonCondition) -> NDArray:
     corners = torch.cat((condition.center - half, condition.center + half), dim=1).numpy()
     corners[~condition.seen] = np.nan
     return corners
-
-
-def _chunks(length: int) -> list[slice]:
-    return [slice(start, start + REBUILD_CHUNK) for start in range(0, length, REBUILD_CHUNK)]

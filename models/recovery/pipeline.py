@@ -1,13 +1,13 @@
 """A video in, motion out: the whole demo, step by step, resumable (spec: data 9)."""
 
 import functools
-import json
 import logging
-import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,26 +24,41 @@ from models.mask_transformer.build import (
     resolve_paths,
 )
 from models.mask_transformer.data.module import collate
+from models.mask_transformer.results import mode_name
 from models.mask_transformer.system import MoRoSystem, Recovered
-from models.recovery.condition import PersonCondition, add_crops, condition_of_track
+from models.recovery.condition import PersonCondition, add_crops, condition_of_track, crops_file
 from models.recovery.files import check_files
-from models.recovery.outputs import dump_results, fit_person, ground_under, write_exports, write_video
-from models.recovery.windows import DemoDataset
+from models.recovery.options import check_demo, choose_device, low_precision
+from models.recovery.outputs import RecoveredPerson, fit_person, ground_under, write_exports, write_video
+from models.recovery.steps import (
+    FPS,
+    WORK_FOLDER,
+    clear_outputs,
+    finish,
+    is_finished,
+    keys_of,
+    load_motion,
+    save_motion,
+    tracks_key,
+)
+from models.recovery.windows import DemoDataset, FrameTokens, Window
+from moro.body.fitting import BodyFit
 from moro.body.loading import load_body_model
 from moro.config import slug
 from moro.errors import MoroError
 from moro.io.atomic import atomic_path
+from moro.io.results import write_results
+from moro.video.ahead import read_ahead
 from moro.video.blazepose import BlazePose
 from moro.video.reader import VideoFrames, open_video
-from moro.video.tracks import Track, cache_key, draw_tracks, load_tracks, save_tracks, select_tracks
+from moro.video.tracks import Track, draw_tracks, load_tracks, save_tracks, select_tracks
 from moro.video.writer import VideoWriter
 from moro.video.yolo import choose_tracker, find_people
 
 logger = logging.getLogger(__name__)
 
-FPS = 30.0
 FOV_FRAMES = 16  # frames looked at by HumanFOV; the camera is static
-WORK_FOLDER = "intermediate"  # beside the results: tracks, and while running, meshes
+PRESENCE = 0.6  # part of the frames in which a person must be seen (spec: data 9.2)
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".gif")
 LIST_SUFFIX = ".txt"
 
@@ -70,7 +85,10 @@ def videos_of(path: Path) -> list[Path] | None:
         return [file for file in files if not file.name.startswith(".")] or None
     if path.suffix.lower() != LIST_SUFFIX or not path.is_file():
         return None
-    lines = (line.strip() for line in path.read_text().splitlines())
+    try:
+        lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise MoroError(f"{path} is not a text file in UTF-8; write one path a line.") from error
     videos = [Path(line) for line in dict.fromkeys(lines) if line and not line.startswith("#")]
     if not videos:
         raise MoroError(f"{path} names no video; write the path of one into each line.")
@@ -83,6 +101,7 @@ def recover_videos(cfg: DictConfig, videos: Sequence[Path]) -> list[Outcome]:
     Raises MoroError for what no video could do without: missing weights and other files.
     """
     resolved, paths = resolve_paths(cfg)
+    check_demo(resolved)
     check_files(resolved, paths)
     choose_checkpoint(resolved, paths)
     load = functools.lru_cache(maxsize=1)(lambda checkpoint: load_system(resolved, checkpoint))
@@ -91,7 +110,7 @@ def recover_videos(cfg: DictConfig, videos: Sequence[Path]) -> list[Outcome]:
         logger.info("video %d of %d: %s", number, len(videos), video)
         try:
             outcome = recover_video(config_of(cfg, video, name), load)
-        except MoroError as error:
+        except (MoroError, OSError) as error:
             outcome = Outcome(video, "failed", None, str(error))
         except Exception as error:  # whatever is wrong with it, the others shall be done
             logger.exception("%s: an error that nobody foresaw", video)
@@ -144,32 +163,43 @@ def recover_video(cfg: DictConfig, load: Callable[[Path], MoRoSystem] | None = N
     A step whose output is there and belongs to the same input and settings is not repeated.
     Raises MoroError for bad input, missing files, or a video without people.
     """
-    video = Path(cfg.demo.video_path)
+    video = Path(str(cfg.demo.video_path))
     frames = open_video(video, FPS)
     cfg, paths = resolve_paths(cfg)
     folder = result_folder(cfg, paths.stage, video)
-    key = cache_key(video, _settings(cfg))
-    if _is_finished(folder, key):
+    check_demo(cfg)  # before the long part, so that what is wrong or missing is told at once
+    check_files(cfg, paths)
+    checkpoint = choose_checkpoint(cfg, paths)
+    keys = keys_of(cfg, video, checkpoint)
+    if is_finished(folder, keys.results):
         logger.info("nothing to do: %s holds the results of this video and these settings", folder)
         return Outcome(video, "skipped", folder)
-    check_files(cfg, paths)  # before the long part, so that a missing file is told at once
-    checkpoint = choose_checkpoint(cfg, paths)
-    system = load_system(cfg, checkpoint) if load is None else load(checkpoint)
+    work = folder / WORK_FOLDER
+    motion = load_motion(work / "fits.npz", folder, keys.motion)
+    clear_outputs(folder, keep_results=motion is not None)
+    with atomic_path(folder / "config.yaml") as temporary:
+        temporary.write_text(OmegaConf.to_yaml(cfg))
+    system = None
+    if motion is None:
+        system = load_system(cfg, checkpoint) if load is None else load(checkpoint)
 
-    tracks = tracks_of(cfg, frames, folder / WORK_FOLDER)
+    tracks = tracks_of(cfg, frames, work)
     size = (frames.width, frames.height)
-    people = [condition_of_track(track, f"id{k}", size) for k, track in enumerate(tracks)]
-    K = intrinsics(focal_length(cfg, frames), size)
-    if cfg.model.backbone.type != "keypoints":
-        add_crops(people, frames, tuple(cfg.dataset.crop_res), folder / WORK_FOLDER)
+    uses_boxes = cfg.model.backbone.type != "keypoints" and choose_tracker(cfg.demo.tracker) == "yolo"
+    people = [condition_of_track(track, f"id{k}", size, uses_boxes) for k, track in enumerate(tracks)]
     if cfg.demo.verbose:
         write_tracks_video(folder / "bbx_overlay.mp4", frames, tracks)
-
-    recover_people(cfg, system, people, K, folder)
-    del system
-    write_outputs(cfg, frames, people, K, folder)
-    shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
-    _finish(folder, key, cfg, frames, people, K, checkpoint)
+    if motion is None:
+        focal = focal_length(cfg, frames)
+        contacts = recover_meshes(cfg, system, people, intrinsics(focal, size), folder, frames)
+        del system
+        motion = fit_people(cfg, people, contacts, frames.names, folder), focal
+        save_motion(work / "fits.npz", *motion, keys.motion)
+        remove_meshes(folder, people)
+    fits, focal = motion
+    K = intrinsics(focal, size)
+    write_outputs(cfg, frames, people, fits, K, folder)
+    finish(folder, keys.results, report_of(frames, people, focal, checkpoint))
     return Outcome(video, "done", folder)
 
 
@@ -180,9 +210,7 @@ def result_folder(cfg: DictConfig, stage: Path, video: Path) -> Path:
     """`demo.output_path`, or `<stage>/result_demo_<name>/<mode>_<timesteps>_<topk>` (spec: models 6.4)."""
     if cfg.demo.output_path is not None:
         return Path(cfg.demo.output_path)
-    generate = cfg.model.test.generate
-    name = cfg.demo.name or default_name(video)
-    return stage / f"result_demo_{name}" / f"{cfg.model.mode}_{generate.timesteps}_{generate.topk}"
+    return stage / f"result_demo_{cfg.demo.name or default_name(video)}" / mode_name(cfg)
 
 
 def default_name(video: Path) -> str:
@@ -198,15 +226,6 @@ def load_system(cfg: DictConfig, checkpoint: Path) -> MoRoSystem:
     return system.to(choose_device(cfg.demo.device)).eval()
 
 
-def choose_device(name: str) -> torch.device:
-    """cuda, else mps, else cpu for `auto`."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
 def intrinsics(focal: float, size: tuple[int, int]) -> torch.Tensor:
     """(3, 3) pinhole camera with the principal point in the middle; size is (width, height)."""
     width, height = size
@@ -216,8 +235,6 @@ def intrinsics(focal: float, size: tuple[int, int]) -> torch.Tensor:
 def focal_length(cfg: DictConfig, frames: VideoFrames) -> float:
     """Pixels: what was given, else HumanFOV if its weights are there, else sqrt(W² + H²), and says which."""
     if cfg.demo.focal_length is not None:
-        if not cfg.demo.focal_length > 0:
-            raise MoroError(f"demo.focal_length={cfg.demo.focal_length} must be above 0 (pixels).")
         return float(cfg.demo.focal_length)
     weights = Path(cfg.demo.fov_ckpt)
     if weights.is_file():
@@ -236,17 +253,23 @@ def focal_length(cfg: DictConfig, frames: VideoFrames) -> float:
 
 def tracks_of(cfg: DictConfig, frames: VideoFrames, folder: Path) -> list[Track]:
     """The people present in 60 % of the frames, largest first (spec: data 9.2); kept in `folder`."""
-    tracker = choose_tracker(cfg.demo.tracker)
-    key = cache_key(frames.path, {"tracker": tracker, "fps": FPS})
-    file = folder / "tracks.npz"
+    key, file = tracks_key(cfg, frames.path), folder / "tracks.npz"
     tracks = load_tracks(file, key)
     if tracks is None:
         detector = BlazePose(cfg.demo.detector_folder)
-        shown = tqdm(frames, total=len(frames), desc="track", unit="frame", disable=None)
-        tracks = find_people(shown, detector, tracker)
+        limit = {} if cfg.demo.max_people is None else {"max_people": cfg.demo.max_people}
+        with closing(read_ahead(frames)) as decoded:
+            shown = tqdm(decoded, total=len(frames), desc="track", unit="frame", disable=None)
+            tracks = find_people(
+                shown,
+                detector,
+                cfg.demo.tracker,
+                yolo_weights=cfg.demo.yolo_weights,
+                min_fraction=PRESENCE,
+                **limit,
+            )
         save_tracks(file, tracks, key)
-    chosen = select_tracks(tracks)[: cfg.demo.max_people]
-    logger.info("%d of %d people are in view long enough", len(chosen), len(tracks))
+    chosen = select_tracks(tracks, PRESENCE)[: cfg.demo.max_people]
     for number, track in enumerate(chosen):
         logger.info("id%d: seen in %d of %d frames", number, int(track.seen.sum()), len(track.seen))
     return chosen
@@ -262,59 +285,90 @@ def write_tracks_video(path: Path, frames: VideoFrames, tracks: list[Track]) -> 
 # ------------------------------------------------------------------------------------------------ recovery
 
 
-def recover_people(
-    cfg: DictConfig,
-    system: MoRoSystem,
-    people: Sequence[PersonCondition],
-    K: torch.Tensor,
-    folder: Path,
-) -> None:
-    """results.pkl of every person; the meshes go through a file, so memory does not grow with the video."""
-    names = [f"{index:06d}.jpg" for index in range(len(people[0].scale))]
-    for name, contact in recover_meshes(cfg, system, people, K, folder).items():
-        meshes = np.load(meshes_file(folder, name), mmap_mode="r")
-        dump_results(folder / name / "results.pkl", names, meshes, contact)
-
-
 def recover_meshes(
     cfg: DictConfig,
     system: MoRoSystem,
     people: Sequence[PersonCondition],
     K: torch.Tensor,
     folder: Path,
+    frames: VideoFrames | None = None,
 ) -> dict[str, NDArray]:
-    """Every person's meshes (L, V, 3) into `meshes_file(folder, name)`; returns contacts (L, 4|6) by name."""
+    """Every person's meshes (L, V, 3) into `meshes_file(folder, name)`; returns contacts (L, 4|6) by name.
+
+    They go through a file so that memory does not grow with the video, and so do the crops of `frames`, for
+    backbones that look at images.
+    """
     length = len(people[0].scale)
-    names = [f"{index:06d}.jpg" for index in range(length)]
-    dataset = DemoDataset(people, K, names, cfg.dataset.clip_len, cfg.dataset.overlap_len)
-    skip = cfg.dataset.overlap_len // 2  # each half of an overlap comes from the window it is more inside of
     (folder / WORK_FOLDER).mkdir(parents=True, exist_ok=True)
+    if cfg.model.backbone.type != "keypoints":
+        add_crops(people, frames, tuple(cfg.dataset.crop_res), folder / WORK_FOLDER)
+    dataset = DemoDataset(people, K, cfg.dataset.clip_len, cfg.dataset.overlap_len)
+    tokens = FrameTokens(system.backbone, dataset, system.device)
     vertices: dict[str, NDArray] = {}
     contact: dict[str, NDArray] = {}
     for index in tqdm(range(len(dataset)), desc="recover", unit="window", disable=None):
         window = dataset.windows[index]
         name = people[window.person].name
-        first = window.start + (skip if window.start else 0)
-        result = recover_window(cfg, system, dataset[index])
+        result = recover_window(cfg, system, dataset[index], tokens, window)
         if name not in vertices:
             shape = (length, *result.vertices.shape[2:])
             vertices[name] = np.lib.format.open_memmap(meshes_file(folder, name), "w+", np.float32, shape)
             contact[name] = np.zeros((length, result.contact.shape[-1]), bool)
-        kept = slice(first - window.start, None)
-        vertices[name][first : window.stop] = result.vertices[0, kept].float().cpu().numpy()
-        contact[name][first : window.stop] = (result.contact[0, kept] > 0).cpu().numpy()
+        vertices[name][window.first : window.last] = result.vertices[0].float().cpu().numpy()
+        contact[name][window.first : window.last] = (result.contact[0, window.kept] > 0).cpu().numpy()
     for meshes in vertices.values():
         meshes.flush()
     return contact
 
 
-def recover_window(cfg: DictConfig, system: MoRoSystem, item: dict) -> Recovered:
-    """`system.recover` on one window, at the precision of `demo.precision`."""
+def recover_window(
+    cfg: DictConfig, system: MoRoSystem, item: dict, tokens: FrameTokens, window: Window
+) -> Recovered:
+    """`system.recover` on one window, at the precision of `demo.precision`; meshes of the kept frames."""
     batch = collate([item])
     batch = {k: v.to(system.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
-    low = str(cfg.demo.precision).startswith("bf16")
+    low = low_precision(cfg.demo.precision)
     with torch.inference_mode(), torch.autocast(system.device.type, torch.bfloat16, enabled=low):
-        return system.recover(batch)
+        batch["cond"] = tokens.of(window)
+        return system.recover(batch, window.kept)
+
+
+def fit_people(
+    cfg: DictConfig,
+    people: Sequence[PersonCondition],
+    contacts: Mapping[str, NDArray],
+    frame_names: Sequence[str],
+    folder: Path,
+) -> list[BodyFit]:
+    """Parameters of every person's meshes; meanwhile a thread writes them as results.pkl (zlib is slow)."""
+    body = load_body_model(cfg.dataset.bm_path, cfg.dataset.model_type)
+    with ThreadPoolExecutor(1) as writer:
+        written = [
+            writer.submit(
+                write_results,
+                folder / person.name / "results.pkl",
+                frame_names,
+                np.load(meshes_file(folder, person.name), mmap_mode="r"),
+                contacts[person.name],
+            )
+            for person in people
+        ]
+        # r+: torch wants to be able to write
+        fits = [
+            fit_person(body, np.load(meshes_file(folder, person.name), mmap_mode="r+"), person.name)
+            for person in people
+        ]
+        for job in written:
+            job.result()  # raises what went wrong
+    return fits
+
+
+def remove_meshes(folder: Path, people: Sequence[PersonCondition]) -> None:
+    """The large files that are only needed on the way."""
+    for person in people:
+        person.crops = None
+        for file in (meshes_file(folder, person.name), crops_file(folder / WORK_FOLDER, person.name)):
+            file.unlink(missing_ok=True)
 
 
 def meshes_file(folder: Path, name: str) -> Path:
@@ -325,17 +379,17 @@ def meshes_file(folder: Path, name: str) -> Path:
 
 
 def write_outputs(
-    cfg: DictConfig, frames: VideoFrames, people: Sequence[PersonCondition], K: torch.Tensor, folder: Path
+    cfg: DictConfig,
+    frames: VideoFrames,
+    people: Sequence[PersonCondition],
+    fits: Sequence[BodyFit],
+    K: torch.Tensor,
+    folder: Path,
 ) -> None:
-    """Fit the body to the meshes, stand it on the ground, write the files of spec: data 9.6."""
-    root, kind = cfg.dataset.bm_path, cfg.dataset.model_type
-    body = load_body_model(root, kind)
-    shown = load_body_model(root, cfg.demo.fit_body or kind)  # the same parameters, maybe finer
-    fitted = []
-    for person in people:
-        meshes = np.load(meshes_file(folder, person.name), mmap_mode="r+")  # torch wants to be able to write
-        fitted.append(fit_person(body, meshes, folder / person.name, person))
-    ground = ground_under(fitted, body, FPS)
+    """Stand everybody on the ground and write the files of spec: data 9.6."""
+    shown = load_body_model(cfg.dataset.bm_path, cfg.demo.fit_body or cfg.dataset.model_type)  # maybe finer
+    fitted = [RecoveredPerson(person, folder / person.name, fit) for person, fit in zip(people, fits)]
+    ground = ground_under(fitted, FPS)
     size, camera = (frames.width, frames.height), K.numpy()
     full = not cfg.demo.npz_only
     write_exports(fitted, shown, ground, camera, size, FPS, cfg.demo.gender or "neutral", with_glb=full)
@@ -344,38 +398,16 @@ def write_outputs(
         write_video(folder / "result.mp4", frames, fitted, shown, view, camera, cfg.demo.use_bbox)
 
 
-# ---------------------------------------------------------------------------------------------- resumption
-
-
-def _settings(cfg: DictConfig) -> dict:
-    """What results depend on, beside the video."""
-    return {"demo": dict(cfg.demo), "model": str(cfg.model), "dataset": str(cfg.dataset), "tag": cfg.tag}
-
-
-def _is_finished(folder: Path, key: str) -> bool:
-    try:
-        return json.loads((folder / "demo.json").read_text())["key"] == key
-    except (OSError, ValueError, KeyError):
-        return False
-
-
-def _finish(
-    folder: Path,
-    key: str,
-    cfg: DictConfig,
-    frames: VideoFrames,
-    people: Sequence[PersonCondition],
-    K: NDArray,
-    checkpoint: Path,
-) -> None:
-    """demo.json: what was done, and the mark that it is complete."""
-    report = {
-        "key": key,
+def report_of(
+    frames: VideoFrames, people: Sequence[PersonCondition], focal: float, checkpoint: Path
+) -> dict[str, Any]:
+    """What demo.json says of a run."""
+    return {
         "video": str(frames.path),
         "frames": len(frames),
         "fps": FPS,
         "size": [frames.width, frames.height],
-        "focal_length": float(K[0, 0]),
+        "focal_length": focal,
         "checkpoint": str(checkpoint),
         "people": {
             person.name: {
@@ -385,5 +417,3 @@ def _finish(
             for person in people
         },
     }
-    with atomic_path(folder / "demo.json") as temporary:
-        temporary.write_text(json.dumps(report, indent=1))

@@ -8,42 +8,60 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from models.backbones.base import Backbone
 from models.mask_transformer.data.windows import windows_of
+from models.mask_transformer.tokens import TokensOnce
 from models.recovery.condition import PersonCondition
 from moro.geometry.camera import bbox_condition
 from moro.geometry.image import normalise_image
 
+TOKEN_FRAMES = 64  # frames of crops turned into floating point at once
+
 
 @dataclass(frozen=True)
 class Window:
-    """Frames start..stop-1 of person number `person`."""
+    """Frames start..stop-1 of person number `person`, of which first..last-1 are kept.
+
+    Each half of an overlap comes from the window it lies farther inside of (spec: models 6.3).
+    """
 
     person: int
     start: int
     stop: int
+    first: int
+    last: int
+
+    @property
+    def kept(self) -> slice:
+        """The frames that are kept, counted within the window."""
+        return slice(self.first - self.start, self.last - self.start)
+
+
+def windows_over(person: int, length: int, clip_len: int, overlap_len: int) -> list[Window]:
+    """The windows over the `length` frames of a person, in order; what they keep adds up to all frames."""
+    spans = windows_of(length, clip_len, overlap_len)
+    firsts = [start + (overlap_len // 2 if start else 0) for start, _ in spans]
+    return [
+        Window(person, start, stop, first, last)
+        for (start, stop), first, last in zip(spans, firsts, [*firsts[1:], length])
+    ]
 
 
 class DemoDataset(Dataset):
-    """Items of spec: data 4.7, one per window, plus `landmarks`; `crop_imgs` only if the people have crops.
+    """Items of spec: data 4.7, one per window, without the images: their tokens come from `FrameTokens`.
 
     people       one condition per person, L frames each
     K            (3, 3) pixels
-    frame_names  L names, as they will stand in results.pkl
     """
 
     def __init__(
-        self,
-        people: Sequence[PersonCondition],
-        K: Tensor,
-        frame_names: Sequence[str],
-        clip_len: int,
-        overlap_len: int,
+        self, people: Sequence[PersonCondition], K: Tensor, clip_len: int, overlap_len: int
     ) -> None:
-        self.people, self.K, self.frame_names = list(people), K.float(), list(frame_names)
+        self.people, self.K = list(people), K.float()
         self.windows = [
-            Window(number, start, stop)
-            for number in range(len(self.people))
-            for start, stop in windows_of(len(self.frame_names), clip_len, overlap_len)
+            window
+            for number, person in enumerate(self.people)
+            for window in windows_over(number, len(person.scale), clip_len, overlap_len)
         ]
 
     def __len__(self) -> int:
@@ -52,22 +70,45 @@ class DemoDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         window = self.windows[index]
         person, frames = self.people[window.person], slice(window.start, window.stop)
-        count = window.stop - window.start
         center, scale = person.center[frames].float(), person.scale[frames].float()
-        K = self.K.expand(count, 3, 3)
-        item = {
+        K = self.K.expand(window.stop - window.start, 3, 3)
+        return {
             "body_idx": str(window.person),
             "seq_name": person.name,
-            "img_paths": self.frame_names[frames],
             "center": center,
             "scale": scale,
             "bbox": bbox_condition(center, scale, K),
             "K": K,
             "dist_coeffs": torch.zeros(8),
-            "landmarks": person.landmarks[frames],
             "has_transl": True,
             "true_params": False,
         }
-        if person.crops is not None:
-            item["crop_imgs"] = normalise_image(torch.from_numpy(person.crops[frames]))
-        return item
+
+    def images(self, person: int, frames: slice) -> dict[str, Tensor]:
+        """What a backbone looks at in some frames: `landmarks`, and `crop_imgs` if there are crops."""
+        shown = self.people[person]
+        images = {"landmarks": shown.landmarks[frames]}
+        if shown.crops is not None:
+            images["crop_imgs"] = normalise_image(torch.from_numpy(shown.crops[frames]))
+        return images
+
+
+class FrameTokens:
+    """The backbone's tokens of windows, each frame's made once, and not many crops in memory at once."""
+
+    def __init__(self, backbone: Backbone, dataset: DemoDataset, device: torch.device) -> None:
+        self.backbone, self.dataset, self.device = backbone, dataset, device
+        self.once = TokensOnce()
+
+    def of(self, window: Window) -> Tensor:
+        """(1, F, N, C) tokens of all frames of a window; windows are to be asked for in order."""
+        keys = [(window.person, frame) for frame in range(window.start, window.stop)]
+        return self.once.of(keys, lambda part: self._made(window, part))
+
+    def _made(self, window: Window, part: slice) -> Tensor:
+        found = []
+        for start in range(window.start + part.start, window.start + part.stop, TOKEN_FRAMES):
+            frames = slice(start, min(start + TOKEN_FRAMES, window.start + part.stop))
+            images = self.dataset.images(window.person, frames)
+            found.append(self.backbone({key: value[None].to(self.device) for key, value in images.items()}))
+        return torch.cat(found, dim=1)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moro.body.fitting import fit_body
+from moro.body.fitting import fit_body_as_published
 from moro.body.loading import load_body_model
 from moro.body.model import BodyModel
 from moro.body.skeleton import NUM_BODY_JOINTS
@@ -161,15 +161,7 @@ class Predictor:
                 f"{path} has meshes of {V} vertices, not the {self.body.num_vertices} of SMPL-X, as results "
                 "of the open body do: the benchmarks are defined on SMPL-X, so test with preset=release"
             )
-        fit = fit_body(
-            self.body,
-            meshes.reshape(-1, V, 3),  # (1, T, V, 3) -> (T, V, 3)
-            num_iter=1,
-            beta_regularizer=1.0,
-            share_beta=True,
-            shape_frames=None,
-            shape_iter=1,
-        )
+        fit = fit_body_as_published(self.body, meshes.reshape(-1, V, 3))  # (1, T, V, 3) -> (T, V, 3)
         logger.info("%s: the fit is %.1f mm from the mesh", path, float(fit.vertex_error.mean()) * 1000)
         return Parameters(
             rotvec_to_matrix(fit.global_orient),

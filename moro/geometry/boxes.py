@@ -58,7 +58,7 @@ def box_from_landmarks(
     scale = scale_all + share * (scale_seen - scale_all)
     if not seen.any():
         return *_whole_image(len(xy), image_size, xy.dtype), seen
-    box = _fill(torch.cat([center, scale[:, None]], dim=-1), seen)  # (L, 3)
+    box = fill_gaps(torch.cat([center, scale[:, None]], dim=-1), seen)  # (L, 3)
     if smooth > 0 and len(box) > 1:
         box = torch.from_numpy(gaussian_filter1d(box.numpy(), smooth, axis=0, mode="nearest"))
     return box[:, :2], box[:, 2].clamp(min=1e-3), seen
@@ -82,7 +82,7 @@ def _whole_image(
     return center, torch.full((frames,), max(width, height) / 200, dtype=dtype)
 
 
-def _fill(values: Tensor, seen: Tensor) -> Tensor:
+def fill_gaps(values: Tensor, seen: Tensor) -> Tensor:
     """Linear interpolation over time of `values` (L, C) where not `seen`; held at the ends."""
     frames = np.arange(len(values))
     known = np.flatnonzero(seen.numpy())

@@ -30,6 +30,7 @@ CONTACT_SPEED = 0.3  # m/s; 0.01 m per frame at 30 fps
 SOLE_THICKNESS = 0.01  # m, points of a foot this close to its lowest one touch the floor with it
 RESIDUAL = 0.05  # m, RANSAC inlier distance
 HEIGHT_NOISE = 0.03  # m, smallest noise of a contact's height that is believed
+SCORED_POINTS = 5000  # contacts by which candidate planes are judged; more would cost memory and say no more
 BODY_UP_WIDTH = np.deg2rad(4.0)  # how well standing people tell up
 CAMERA_UP_WIDTH = np.deg2rad(20.0)  # how level cameras usually are
 FOOT_JOINT_HEIGHT = 0.025  # m, ball of the foot (joint) above the floor under it
@@ -255,7 +256,8 @@ def _fit_plane(
     """Most probable plane x·normal = height: normal (3,), height, inliers (N,) bool.
 
     Candidates: planes through 3 random points, and planes of the prior tilt through 1; scored by truncated
-    squared distances plus the price of leaving the prior, then refined on their inliers.
+    squared distances (of at most SCORED_POINTS) plus the price of leaving the prior, then refined on all
+    their inliers.
     """
     rng = np.random.default_rng(seed)
     N = len(points)
@@ -267,7 +269,8 @@ def _fit_plane(
     normals *= np.where(normals @ up < 0, -1.0, 1.0)[:, None]
     normals = np.concatenate([normals, np.repeat(up[None], num_samples, 0)])
     anchors = np.concatenate([a[proper], points[rng.integers(0, N, num_samples)]])
-    distance = points @ normals.T - (anchors * normals).sum(1)  # (N, S')
+    scored = points if N <= SCORED_POINTS else points[rng.choice(N, SCORED_POINTS, replace=False)]
+    distance = scored @ normals.T - (anchors * normals).sum(1)  # (N', S')
     data = np.minimum(distance**2, RESIDUAL**2).mean(0) * stances / HEIGHT_NOISE**2
     cost = data + ((normals - up) ** 2).sum(1) / width**2
     best = int(cost.argmin())

@@ -23,7 +23,7 @@ def write_results(
     """Write results.pkl, whole or not at all (spec: models 6.4).
 
     frame_name  L image names
-    verts       (L, V, 3)  camera frame, metres
+    verts       (L, V, 3)  camera frame, metres; may lie on disk, it is streamed
     contact     (L, C)     0 or 1; None where the task has none (zeros are written)
     """
     contact = np.zeros((len(verts), 4)) if contact is None else contact

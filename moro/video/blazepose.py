@@ -136,7 +136,7 @@ class BlazePose:
         warp = np.concatenate([to_frame[:, :2] / LANDMARK_SIZE, to_frame[:, 2:]], axis=1)
         side = (LANDMARK_SIZE, LANDMARK_SIZE)
         crop = cv2.warpAffine(rgb, warp, side, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-        flat, confidence, _mask, heatmaps, metric = self._landmarker(crop.astype(np.float32) / 255.0)
+        flat, confidence, _mask, heatmaps, metric = self._landmarker(crop / np.float32(255.0))
         values = flat.reshape(39, 5)  # (1, 195) -> x, y, z in crop pixels; visibility, presence as logits
         inside = _refine(values[:, :2] / LANDMARK_SIZE, heatmaps[0])  # (39, 2)
         points = inside @ to_frame[:, :2].T + to_frame[:, 2]  # (39, 2)

@@ -53,6 +53,11 @@ class VideoFrames(ABC):
             raise MoroError(f"frames {start}..{stop} asked of {self.path}, which has {self.num_frames}.")
         return self._frames(start, stop)
 
+    @property
+    def names(self) -> list[str]:
+        """A file name for each frame, as frames written to disk would be called."""
+        return [f"{index:06d}.jpg" for index in range(self.num_frames)]
+
     @abstractmethod
     def _frames(self, start: int, stop: int) -> Iterator[np.ndarray]: ...
 
@@ -95,6 +100,10 @@ class ImageFolder(VideoFrames):
         self.width, self.height = _image_size(self.files[0])
         for file in self.files:
             self._check_size(file, _image_size(file))
+
+    @property
+    def names(self) -> list[str]:
+        return [file.name for file in self.files]
 
     def _check_size(self, file: Path, size: tuple[int, int]) -> None:
         if size != (self.width, self.height):
@@ -180,7 +189,7 @@ class VideoFile(VideoFrames):
                 return
         raise MoroError(
             f"{self.path} is damaged: decoding ended after {decoded} source frames, at frame {position} of "
-            f"{self.num_frames}; copy or encode it again, or allow a truncated video."
+            f"{self.num_frames}; copy or encode it again."
         )
 
     def _decode(self, seek_to: int | None = None) -> Iterator[tuple[int, av.VideoFrame]]:
@@ -220,7 +229,7 @@ class VideoFile(VideoFrames):
                 return []
             raise MoroError(
                 f"{self.path} is damaged: a frame cannot be decoded ({error.strerror}); copy or encode it "
-                "again, or allow a truncated video."
+                "again."
             ) from error
 
     def _to_rgb(self, frame: av.VideoFrame) -> np.ndarray:
@@ -244,7 +253,7 @@ class VideoFile(VideoFrames):
     def _report_truncated(self, readable: int, announced: int) -> None:
         message = f"{self.path} is truncated: {readable} of {announced} announced frames can be read"
         if not self.allow_truncated:
-            raise MoroError(f"{message}; copy it again, or allow a truncated video to use what is there.")
+            raise MoroError(f"{message}; copy or encode it again.")
         logger.warning("%s; using these", message)
 
 

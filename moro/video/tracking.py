@@ -1,10 +1,11 @@
 """Follow several people through a video with a single-person network (docs/design.md 4.6).
 
 Each person is followed by landmarks alone: those of one frame give the crop of the next. The detector is
-asked only now and then: over the whole frame and overlapping tiles for newcomers (it misses small people and
-the second of two in the whole frame), and near the place where somebody was lost. Whoever is found is also
-followed backwards through the frames since the last look, so looking seldom costs nothing but speed.
-Gaps stay gaps. Memory: the last `detect_every` frames, and the results.
+asked over the whole frame and overlapping tiles (it misses small people and the second of two in the whole
+frame) while nobody is followed or somebody was just lost, and near the place where that was. Otherwise it
+looks for newcomers in one of these regions at a time, all of them within LOOK_CYCLE frames; not at all if as
+many are followed as may be. Whoever is found is also followed backwards through the frames of that cycle, so
+looking seldom costs nothing. Gaps stay gaps. Memory: those frames, and the results.
 """
 
 from collections import deque
@@ -42,6 +43,8 @@ GAP_COAST = 10  # frames for which its last velocity is trusted
 SLIDE_FRAMES, PACE_FRAMES = 5, 15  # a track slides onto another person so fast; before, its pace was its own
 PAINT_MARGIN = 0.06  # width of the brush that paints over people already followed
 SEARCH_EVERY, SEARCH_FRAMES = 3, 30  # the detector looks where a person was lost so often, for so many frames
+LOOK_CYCLE = 45  # frames within which every region is searched for newcomers
+RECENT_BYTES = 2**28  # of the frames kept to follow newcomers back; at least one look's worth is kept
 
 
 class PoseDetector(Protocol):
@@ -62,14 +65,17 @@ def track_people(
     keep_confidence: float = 0.4,
     max_gap: int = 90,
     min_frames: int = 10,
+    min_fraction: float = 0.0,
 ) -> list[Track]:
     """Follow the people in a video, read once and frame by frame.
 
     frames            (H, W, 3) uint8 RGB, about 30 per second (limits on motion are per frame)
-    max_people        people followed at one time           detect_every     frames between looks for others
+    max_people        people followed at one time, the largest if more are found at once
+    detect_every      frames between looks everywhere, while nobody is followed or somebody was just lost
     start_confidence  confidence to begin or find again     keep_confidence  confidence to go on
     max_gap           frames after which a lost person who comes back is a new one
     min_frames        tracks seen in fewer frames are dropped
+    min_fraction      and those seen in less than this part of the video, the longest of all excepted
 
     returns tracks sorted by box area summed over frames, largest first; empty if nobody is found.
     Raises MoroError if there is no frame.
@@ -79,7 +85,7 @@ def track_people(
     )
     for frame in frames:
         tracker.step(frame)
-    return tracker.tracks()
+    return tracker.tracks(min_fraction)
 
 
 @dataclass
@@ -87,7 +93,7 @@ class _Observation:
     landmarks: np.ndarray  # (33, 4) float32: x, y, visibility, presence
     world: np.ndarray  # (33, 3) float32
     next_roi: Roi
-    colours: np.ndarray | None  # histogram of the torso
+    colours: np.ndarray | None  # histogram of the torso; kept for a person's latest observation only
 
 
 @dataclass(eq=False)
@@ -95,14 +101,11 @@ class _Person:
     """A track in the making. `last` and `velocity` are of the latest frame in which the person was seen."""
 
     observations: dict[int, _Observation] = field(default_factory=dict)
+    last: int = -1
     active: bool = True
     colours: np.ndarray | None = None
     velocity: np.ndarray = field(default_factory=lambda: np.zeros(2))
     unlike: int = 0  # frames in a row with other torso colours
-
-    @property
-    def last(self) -> int:
-        return max(self.observations)
 
     @property
     def roi(self) -> Roi:
@@ -113,9 +116,10 @@ class _Person:
         if before is not None:
             step = seen.next_roi.center - before.next_roi.center
             self.velocity = 0.8 * self.velocity + 0.2 * step
+            before.colours = None
         if self.colours is None:
             self.colours = seen.colours
-        self.observations[index] = seen
+        self.observations[index], self.last = seen, index
 
     def learn_colours(self, seen: _Observation) -> None:
         if self.colours is not None and seen.colours is not None:
@@ -124,7 +128,10 @@ class _Person:
     def lose(self, since: int) -> None:
         """Stop following, and forget what was seen from frame `since` on."""
         self.active, self.unlike = False, 0
-        self.observations = {i: seen for i, seen in self.observations.items() if i < since}
+        for index in range(since, self.last + 1):
+            self.observations.pop(index, None)
+        while self.last >= 0 and self.last not in self.observations:
+            self.last -= 1
 
     def expected_center(self, index: int) -> np.ndarray:
         return self.roi.center + self.velocity * min(index - self.last, GAP_COAST)
@@ -160,7 +167,7 @@ class _Tracker:
         self.max_gap, self.min_frames = max_gap, min_frames
         self.people: list[_Person] = []  # oldest first
         self.close_frames: dict[tuple[int, int], int] = {}  # frames in a row two people agreed, by id()
-        self.recent: deque[np.ndarray] = deque(maxlen=self.detect_every)
+        self.recent: deque[np.ndarray] = deque()
         self.index = 0
         self.size = (0, 0)  # width, height
 
@@ -174,20 +181,35 @@ class _Tracker:
         for person in self.active:
             self._follow(person, rgb)
         self._drop_duplicates()
+        self.people = [person for person in self.people if self._is_kept(person)]
         regions = self._regions_to_search()
         if regions:
             others = self._hide_known(rgb)
             self._admit(rgb, [d for region in regions for d in self.detector.detect(others, region)])
-        self.people = [p for p in self.people if p.active or len(p.observations) >= SAME_FRAMES]
-        self.recent.append(rgb)
+        self._remember(rgb)
         self.index += 1
 
-    def tracks(self) -> list[Track]:
+    def tracks(self, min_fraction: float) -> list[Track]:
         if not self.index:
             raise MoroError("the video has no frame to track people in.")
         people = [person for person in self.people if len(person.observations) >= self.min_frames]
-        tracks = [_to_track(person, self.index) for person in people if _is_human(person)]
+        counted = [(len(person.observations), person) for person in people if _is_human(person)]
+        most = max((count for count, _ in counted), default=0)
+        enough = min(int(min_fraction * self.index), most)  # tracks are as long as the video: not for all
+        tracks = [_to_track(person, self.index) for count, person in counted if count >= enough]
         return sorted(tracks, key=lambda track: -area_fraction(track, *self.size))
+
+    def _is_kept(self, person: _Person) -> bool:
+        """Not so of a glimpse; of one who cannot come back, not either if too short for a track."""
+        is_gone = self.index - person.last > self.max_gap
+        return person.active or len(person.observations) >= (self.min_frames if is_gone else SAME_FRAMES)
+
+    def _remember(self, rgb: np.ndarray) -> None:
+        """Keep the frame for those who are found later."""
+        self.recent.append(rgb)
+        frames = min(LOOK_CYCLE, max(self.detect_every, RECENT_BYTES // rgb.nbytes))
+        while len(self.recent) > frames:
+            self.recent.popleft()
 
     # ---- following ---------------------------------------------------------------------------------------
 
@@ -255,16 +277,23 @@ class _Tracker:
     def _regions_to_search(self) -> list[tuple[int, int, int, int]]:
         """Where to ask the detector in this frame."""
         width, height = self.size
+        active = self.active
+        if len(active) >= self.max_people:
+            return []
+        coarse = [(0, 0, width, height), *_tiles(width, height, min(width, height))]
+        fine = _tiles(width, height, max(width, height) // 2)
+        lost = [p for p in self.people if not p.active and self.index - p.last <= SEARCH_FRAMES]
+        if active and not lost:
+            regions = coarse + fine
+            look, rest = divmod(self.index, max(1, LOOK_CYCLE // len(regions)))
+            return [] if rest else [regions[look % len(regions)]]
         looks, rest = divmod(self.index, self.detect_every)
         if not rest:
-            coarse = [(0, 0, width, height), *_tiles(width, height, min(width, height))]
-            fine = _tiles(width, height, max(width, height) // 2)
-            if self.active:
+            if active:
                 return coarse + fine[looks % 2 :: 2]
             return coarse + fine + _tiles(width, height, max(width, height) // 3)
         if self.index % SEARCH_EVERY:
             return []
-        lost = [p for p in self.people if not p.active and self.index - p.last <= SEARCH_FRAMES]
         return [_clip_square(p.expected_center(self.index), p.roi.size, width, height) for p in lost]
 
     def _hide_known(self, rgb: np.ndarray) -> np.ndarray:
@@ -281,7 +310,7 @@ class _Tracker:
 
     def _admit(self, rgb: np.ndarray, detections: list[Detection]) -> None:
         """Detections become people: lost ones found again, or new ones."""
-        for seen in self._newcomers(rgb, detections):
+        for seen in sorted(self._newcomers(rgb, detections), key=lambda seen: -seen.next_roi.size):
             person = self._best_lost(seen)
             if person is None and len(self.active) >= self.max_people:
                 continue
@@ -354,6 +383,7 @@ class _Tracker:
                 return
             if self._is_second_reading(earlier, person, index):
                 return
+            earlier.colours = None
             person.observations[index] = seen = earlier
 
 
@@ -406,10 +436,9 @@ def _torso_colours(rgb: np.ndarray, xy: np.ndarray) -> np.ndarray | None:
     if x1 - x0 < 3 or y1 - y0 < 3:
         return None
     patch = cv2.resize(rgb[y0:y1, x0:x1], (24, 24), interpolation=cv2.INTER_AREA)
-    lab = cv2.cvtColor(patch, cv2.COLOR_RGB2LAB).reshape(-1, 3)  # (24, 24, 3) -> (576, 3)
-    limits = [(0, 256), (88, 168), (88, 168)]  # most clothes lie within 40 of grey
-    clipped = np.clip(lab.astype(float), [low for low, _ in limits], [high - 1 for _, high in limits])
-    histogram, _ = np.histogramdd(clipped, bins=(5, 8, 8), range=limits)
+    lab = cv2.cvtColor(patch, cv2.COLOR_RGB2LAB)  # (24, 24, 3)
+    clipped = np.clip(lab, np.uint8((0, 88, 88)), np.uint8((255, 167, 167)))  # clothes are near grey: 128
+    histogram = cv2.calcHist([clipped], [0, 1, 2], None, [5, 8, 8], [0, 256, 88, 168, 88, 168])  # (5, 8, 8)
     smooth = cv2.blur(histogram.reshape(5, 64), (1, 3), borderType=cv2.BORDER_REPLICATE).ravel()
     return smooth / smooth.sum()
 

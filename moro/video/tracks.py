@@ -16,7 +16,7 @@ from moro.io.atomic import atomic_path
 
 logger = logging.getLogger(__name__)
 
-CACHE_VERSION = 1  # raise when tracking changes so that old caches are not reused
+CACHE_VERSION = 2  # raise when tracking changes so that old caches are not reused
 MIN_VISIBILITY = 0.3  # a landmark below it does not shape the box
 BOX_MARGIN = 0.08  # of the longer side: the landmarks end at the eyes, wrists and heels, the person does not
 COLOURS = ((230, 60, 60), (60, 140, 240), (70, 190, 90), (245, 170, 40), (170, 90, 220), (40, 200, 200))
@@ -85,8 +85,8 @@ def select_tracks(tracks: list[Track], min_fraction: float = 0.6) -> list[Track]
         raise MoroError("no person was found in the video; give a clip that shows one person well.")
     best = max(track.presence for track in tracks)
     raise MoroError(
-        f"no person is seen in {min_fraction:.0%} of the frames (the best of {len(tracks)} in {best:.0%}); "
-        "cut the video to where the person is in view, or lower the limit."
+        f"no person is seen in {min_fraction:.0%} of the frames (the longest seen in {best:.0%}); "
+        "cut the video to where the person is in view."
     )
 
 

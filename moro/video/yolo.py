@@ -36,18 +36,20 @@ def find_people(
     tracker: str = "auto",
     *,
     yolo_weights: str = "yolo11x.pt",
+    min_fraction: float = 0.0,
     **options: Any,
 ) -> list[Track]:
     """Tracks of the people in a video, by the tracker named; largest first.
 
     frames    (H, W, 3) uint8 RGB, 30 per second       yolo_weights  file, or name known to ultralytics
     tracker   auto | blazepose | yolo                  options       arguments of `track_people` (blazepose)
+    min_fraction  tracks seen in less than this part of the video are dropped, the longest of all excepted
 
     Raises MoroError for an unknown tracker, a missing package, or a video without frames.
     """
     if choose_tracker(tracker) == "yolo":
-        return track_people_yolo(frames, detector, yolo_weights)
-    return track_people(frames, detector, **options)
+        return track_people_yolo(frames, detector, yolo_weights, min_fraction=min_fraction)
+    return track_people(frames, detector, min_fraction=min_fraction, **options)
 
 
 def track_people_yolo(
@@ -56,6 +58,7 @@ def track_people_yolo(
     weights: str = "yolo11x.pt",
     *,
     min_confidence: float = 0.4,
+    min_fraction: float = 0.0,
 ) -> list[Track]:
     """Tracks with YOLO's boxes and, where BlazePose sees a person in the box, its landmarks (else zeros).
 
@@ -77,7 +80,8 @@ def track_people_yolo(
             seen.setdefault(identity, {})[index] = _look(detector, rgb, box, min_confidence)
     if index < 0:
         raise MoroError("the video has no frame to track people in.")
-    tracks = [_to_track(sightings, index + 1) for sightings in seen.values()]
+    enough = min(int(min_fraction * (index + 1)), max(map(len, seen.values()), default=0))
+    tracks = [_to_track(s, index + 1) for s in seen.values() if len(s) >= enough]
     return sorted(tracks, key=lambda track: -area_fraction(track, *size))
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import roma
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from moro.body.fitting import BodyFit, _FitterModel, fit_body
+from moro.body.fitting import BodyFit, _FitterModel, fit_body, fit_body_as_published
 from moro.body.loading import load_body_model
 from moro.body.model import BodyData, BodyModel, BodyOutput
 from moro.errors import MoroError
@@ -44,7 +45,8 @@ def test_solver_and_body_agree(body: BodyModel) -> None:
     betas, transl = torch.randn(4, body.num_betas, generator=draw), torch.randn(4, 3, generator=draw)
     matrices = roma.rotvec_to_rotmat(rotvecs)
     ours = body(matrices[:, 1:], betas, matrices[:, 0], transl)
-    theirs = _FitterModel(body)(pose_rotvecs=rotvecs.flatten(1), shape_betas=betas, trans=transl)
+    solver = _FitterModel(body, range(22), "body")
+    theirs = solver(pose_rotvecs=rotvecs.flatten(1), shape_betas=betas, trans=transl)
     assert distance(ours.vertices, theirs["vertices"]).max() < 1e-5
     assert distance(ours.joints, theirs["joints"]).max() < 1e-5
 
@@ -66,6 +68,72 @@ def test_contents(body: BodyModel, fit: BodyFit) -> None:
     assert fit.transl.shape == (12, 3) and fit.vertex_error.shape == (12,)
     assert torch.equal(fit.full_pose[:, 0], fit.global_orient)
     assert torch.equal(fit.full_pose[:, 1:22], fit.body_pose) and not fit.full_pose[:, 22:].any()
+
+
+def test_solver_knows_every_joint_but_the_eyes(body: BodyModel) -> None:
+    kept = [joint for joint, name in enumerate(body.joint_names) if "eye" not in name]
+    assert len(kept) == 53
+    draw = torch.Generator().manual_seed(1)
+    rotvecs = torch.randn(2, 53, 3, generator=draw) * 0.4
+    rotvecs[:, 22:] = 0
+    theirs = _FitterModel(body, kept, "smplx")(
+        pose_rotvecs=rotvecs.flatten(1), shape_betas=torch.ones(2, body.num_betas), trans=torch.zeros(2, 3)
+    )
+    matrices = roma.rotvec_to_rotmat(rotvecs[:, :22])
+    ours = body(matrices[:, 1:], torch.ones(2, body.num_betas), matrices[:, 0], torch.zeros(2, 3))
+    assert distance(ours.vertices, theirs["vertices"]).max() < 1e-5
+
+
+def test_published_fit(body: BodyModel, posed: tuple[torch.Tensor, BodyOutput]) -> None:
+    """Toes follow the ankles, chunks change nothing, and the head is where it was."""
+    betas, truth = posed
+    fit = fit_body_as_published(body, truth.vertices)
+    assert fit.body_pose[:, [9, 10]].abs().max() < 1e-4 and fit.body_pose[:, [6, 7]].abs().max() > 0.1
+    assert fit.betas.norm() < betas.norm()  # pulled towards zero
+    assert fit.vertex_error.mean() < 0.02
+    head = body.weights[:, 15] > 0.9
+    assert distance(fit.rebuild(body).full_vertices, truth.full_vertices)[:, head].mean() < 0.02
+    parts = fit_body_as_published(body, truth.vertices, chunk=5)
+    assert distance(parts.joints, fit.joints).max() < 1e-3
+
+
+def test_joints_and_points_are_those_of_the_rebuilt_body(
+    body: BodyModel, posed: tuple[torch.Tensor, BodyOutput]
+) -> None:
+    followed = np.array([7, 2000])
+    vertices = posed[1].vertices[:6].numpy()
+    fit = fit_body(body, vertices, num_iter=1, chunk=5, shape_frames=2, shape_iter=1, points=followed)
+    rebuilt = fit.rebuild(body)
+    assert fit.joints.shape == (6, 22, 3) and fit.points.shape == (6, 2, 3)
+    assert torch.allclose(fit.joints, rebuilt.joints, atol=1e-5)
+    assert torch.allclose(fit.points, rebuilt.full_vertices[:, followed], atol=1e-5)
+    part = fit.rebuild(body, slice(3, 6)).joints
+    assert torch.allclose(part, rebuilt.joints[3:6], atol=1e-5)
+
+
+class Largest(TorchDispatchMode):
+    """Bytes of the largest tensor made within, views of `given` left out."""
+
+    def __init__(self, given: torch.Tensor) -> None:
+        super().__init__()
+        self.given, self.bytes = given.untyped_storage().data_ptr(), 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        result = function(*arguments, **(options or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr() != self.given:
+                self.bytes = max(self.bytes, tensor.untyped_storage().nbytes())
+        return result
+
+
+def test_memory_depends_on_the_chunk(body: BodyModel, posed: tuple[torch.Tensor, BodyOutput]) -> None:
+    def largest(frames: int) -> int:
+        vertices = posed[1].vertices[torch.arange(frames) % 12].contiguous()
+        with Largest(vertices) as watch:
+            fit_body(body, vertices, num_iter=1, chunk=2, shape_frames=2, shape_iter=1)
+        return watch.bytes
+
+    assert largest(10) == largest(4)
 
 
 @pytest.mark.parametrize("shape_frames", [24, 6])

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-from moro.config import CONFIG_DIR, arithmetic, compose_config, slug
+from moro.config import CONFIG_DIR, ExitOnMoroError, arithmetic, compose_config, slug
 from moro.errors import MoroError
 
 STAGES = ("pose_pretrain", "motion_pretrain", "image_pretrain", "video_pretrain", "video_train")
@@ -322,6 +322,17 @@ def test_arithmetic_of_floats(a: float, b: float) -> None:
 def test_arithmetic_refuses_everything_else(text: str) -> None:
     with pytest.raises(MoroError, match="cannot compute"):
         arithmetic(text)
+
+
+def test_files_that_cannot_be_used_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit), ExitOnMoroError():
+        (tmp_path / "file" / "below").mkdir()
+    assert capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(OSError, match="no file"), ExitOnMoroError():
+        raise OSError("no file is named here")  # a defect: its traceback is wanted
 
 
 def test_slug() -> None:

@@ -1,5 +1,7 @@
 """The ground plane on made-up people whose floor is known."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from moro.errors import MoroError
-from moro.geometry.ground import FOOT_JOINT_HEIGHT, Ground, fit_ground, sole_vertices
+from moro.geometry.ground import FOOT_JOINT_HEIGHT, Ground, _fit_plane, fit_ground, sole_vertices
 
 STANDING = np.array([
     [0, 0, 0.95], [-0.09, 0, 0.87], [0.09, 0, 0.87], [0, 0, 1.07], [-0.1, 0, 0.48], [0.1, 0, 0.48],
@@ -254,3 +256,17 @@ def test_recorded_motion(shared_dir, clip):
     ground = fit_ground(seen_by(joints, world2cam))
     angle, height = errors(ground, world2cam)
     assert angle < 4 and height < 0.04
+
+
+def test_memory_does_not_follow_the_number_of_contacts():
+    rng = np.random.default_rng(0)
+    points = np.concatenate([rng.uniform(-3, 3, (300_000, 2)), rng.normal(0, 0.01, (300_000, 1))], 1)
+    points[::7, 2] += rng.uniform(0, 1, len(points[::7]))  # feet in the air
+    tracemalloc.start()
+    try:
+        normal, height, inliers = _fit_plane(points, 50, np.array([0.0, 0.1, 1.0]), 0.1, seed=0)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 100e6  # every point beside every candidate would be 1.4 GB
+    assert normal[2] > 0.9999 and abs(height) < 0.01 and inliers.sum() > 250_000

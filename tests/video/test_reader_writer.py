@@ -157,6 +157,7 @@ def test_image_folder(tmp_path: Path) -> None:
     assert (video.num_frames, video.width, video.height) == (12, WIDTH, HEIGHT)
     assert [number_of(f) for f in video] == list(range(12))
     assert [number_of(f) for f in video.frames(4, 6)] == [4, 5]
+    assert video.names[1:3] == ["1.png", "2.jpg"] and len(video.names) == 12
 
 
 @settings(max_examples=80, deadline=None)

@@ -102,8 +102,8 @@ class OpenMotionDataset(ClipDataset):
     camera       False: world z-up, nobody watches; True: camera frame, boxes and landmarks
     overlap_len  test: frames shared by neighbouring windows of a sequence
     draws        clip_len 1 with a motion cache: so many draws of performance, camera, occlusion and detector
-                 errors are kept, a tenth of them replaced in each epoch, and samples are frames of them; None:
-                 every sample is drawn anew
+                 errors are kept, a tenth of them replaced in each epoch, and samples are frames of them;
+                 None: every sample is drawn anew
     motions      share of the split's motions (up to 1.0) or a number of them; None: all
     """
 
