@@ -27,19 +27,22 @@ def main() -> None:
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)
     parser.add_argument("--half", action="store_true", help="store float16 (.safetensors only)")
+    parser.add_argument("--only", default="", metavar="PREFIX", help="tensors whose names begin so")
     arguments = parser.parse_args()
     with ExitOnMoroError():
-        convert(arguments.source, arguments.target, arguments.half)
+        convert(arguments.source, arguments.target, arguments.half, arguments.only)
 
 
-def convert(source: Path, target: Path, half: bool = False) -> None:
-    """Raises MoroError for an unreadable source or a target of unknown kind."""
+def convert(source: Path, target: Path, half: bool = False, only: str = "") -> None:
+    """Raises MoroError for an unreadable source, a target of unknown kind, or if nothing begins with `only`."""
     if target.suffix not in (".safetensors", ".ckpt", ".pth", ".pt"):
         raise MoroError(f"{target} must end in .safetensors, .ckpt, .pth or .pt.")
     if half and target.suffix != ".safetensors":
         raise MoroError(f"--half is for .safetensors, not for {target}.")
     tensors, metadata = load_tensors(source)
-    tensors = own_tensors(tensors, str(source))
+    tensors = {k: v for k, v in own_tensors(tensors, str(source)).items() if k.startswith(only)}
+    if not tensors:
+        raise MoroError(f"{source} has no tensor whose name begins with '{only}'.")
     if target.suffix == ".safetensors":
         save_tensors(target, tensors, metadata, half)
     else:

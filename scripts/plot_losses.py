@@ -78,7 +78,7 @@ def plot(runs: Iterable[Path], out: Path, pattern: str) -> None:
         axis.set_visible(False)
     figure.tight_layout()
     with atomic_path(out) as temporary:
-        figure.savefig(temporary, dpi=120)
+        figure.savefig(temporary, dpi=70)
     plt.close(figure)
 
 

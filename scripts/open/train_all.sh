@@ -47,7 +47,10 @@ stage pose_pretrain 1 && stage motion_pretrain 1
 wait $pid
 stage video_train 1 trainer.devices=2
 
-for name in backbone_pretrain video_pretrain video_train; do
-  $PYTHON scripts/convert_checkpoint.py "$RUN/$name/checkpoints/last.ckpt" "$RUN/$name.safetensors" --half
-done
-echo "weights: $TOKENIZER/tokenizer.safetensors $RUN/{backbone_pretrain,video_pretrain,video_train}.safetensors"
+convert() { # <stage> <name of the file> [options ...]
+  $PYTHON scripts/convert_checkpoint.py "$RUN/$1/checkpoints/last.ckpt" "$RUN/$2.safetensors" --half "${@:3}"
+}
+convert backbone_pretrain backbone --only backbone.
+convert video_pretrain video_pretrain
+convert video_train video_train
+echo "weights: $TOKENIZER/tokenizer.safetensors $RUN/{backbone,video_pretrain,video_train}.safetensors"
