@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def convert(source: Path, target: Path, half: bool = False, only: str = "") -> None:
-    """Raises MoroError for an unreadable source, a target of unknown kind, or if nothing begins with `only`."""
+    """Raises MoroError for an unreadable source, a target of unknown kind, or if no name is like `only`."""
     if target.suffix not in (".safetensors", ".ckpt", ".pth", ".pt"):
         raise MoroError(f"{target} must end in .safetensors, .ckpt, .pth or .pt.")
     if half and target.suffix != ".safetensors":

@@ -106,7 +106,7 @@ def choose_checkpoint(cfg: DictConfig, paths: RunPaths) -> Path:
 def build_mask_transformer(model: DictConfig) -> MaskTransformer:
     """The network of `model.dst_former`, frozen as it says; weights as initialised."""
     flags = ("freeze", "freeze_motion", "freeze_image", "freeze_spatial")
-    unused = ("num_frames", "motion_ckpt", "image_ckpt", "use_rpe")
+    unused = ("num_frames", "motion_ckpt", "motion_gain", "image_ckpt", "use_rpe")
     options = OmegaConf.to_container(model.dst_former, resolve=True)
     arguments = {key: value for key, value in options.items() if key not in flags + unused}
     former = MotionImageTransformer(**arguments)
@@ -217,6 +217,8 @@ def _initialise(system: MoRoSystem, cfg: DictConfig) -> None:
     if model.dst_former.image_ckpt:
         tensors = _hand_over(system, model.dst_former.image_ckpt)
         take(former, tensors, FORMER, ("img_", "d_"), model.dst_former.image_ckpt)
+        if model.dst_former.motion_ckpt and model.dst_former.motion_gain is not None:
+            former.join_motion(model.dst_former.motion_gain)
     if system.backbone is not None and model.backbone.image_ckpt:
         tensors = _hand_over(system, model.backbone.image_ckpt)
         take(system.backbone, tensors, "backbone.", ("",), model.backbone.image_ckpt)

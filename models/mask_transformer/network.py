@@ -233,6 +233,35 @@ class MotionImageTransformer(nn.Module):
             module.eval()
         return self
 
+    @torch.no_grad()
+    def join_motion(self, gain: float) -> None:
+        """Put the motion encoder before a decoder that has learned with zeros in its place (stages 3 and 4).
+
+        Such a decoder tells its pose tokens apart by their positions alone. Features of full size drown
+        these, and it would have to learn to read the image anew. So they are multiplied by `gain` (the
+        encoder's own predictions stay: it normalises what every layer reads), and what they are when all is
+        masked and nothing moves is taken out of the decoder's positions, where these are learned.
+        """
+        self._scale_motion(gain)
+        if isinstance(self.d_pos_enc, nn.Parameter):
+            J = self.num_tokens
+            empty = self.m_token_embed.weight.new_zeros(1, 1, J, self.dim_in)
+            rest = self.encode_motion(empty, empty.new_zeros(1, 1, self.m_traj_embed.in_features))
+            self.d_pos_enc[:, :, :J] -= rest.pose
+            self.d_pos_enc[:, :, J + 1] -= rest.trajectory[:, :, 0]
+
+    def _scale_motion(self, gain: float) -> None:
+        blocks = [*self.m_transformer.blocks_st, *self.m_transformer.blocks_ts]
+        ends = (end for b in blocks for end in (b.attn_s.proj, b.attn_t.proj, b.mlp_s.fc2, b.mlp_t.fc2))
+        for layer in (self.m_token_embed, self.m_traj_embed, *ends):
+            layer.weight.mul_(gain)
+            layer.bias.mul_(gain)
+        self.m_pos_enc.mul_(gain)
+        heads = (self.m_pose_regressor, self.m_traj_regressor, self.m_contact_regressor)
+        readers = [head.fc1 if isinstance(head, Mlp) else head for head in heads]
+        for layer in (*readers, *getattr(self.m_transformer, "ts_attn", ())):
+            layer.weight.div_(gain)
+
     # The three sub-networks
 
     def encode_motion(self, tokens: Tensor, cano_traj: Tensor) -> MotionEncoding:

@@ -245,6 +245,23 @@ def test_canonical_input_is_detached_and_camera_token_is_not() -> None:
     assert network.img_traj_regressor.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("linear_regress", [True, False])
+def test_a_joined_motion_encoder_starts_quiet_and_predicts_as_before(linear_regress: bool) -> None:
+    torch.manual_seed(0)
+    tokens, cond, bbox = small_inputs()
+    network = small_network("video", linear_regress=linear_regress)
+    image = network.encode_image(cond, bbox)
+    nothing = torch.zeros_like(tokens), torch.zeros_like(run_small().cano_input)
+    alone = network.decode(None, image)
+    before = network.encode_motion(tokens, run_small().cano_input)
+    network.join_motion(0.2)
+    after = network.encode_motion(tokens, run_small().cano_input)
+    torch.testing.assert_close(after.pose, before.pose * 0.2, atol=5e-3, rtol=0)
+    torch.testing.assert_close(after.cano_traj, before.cano_traj, atol=2e-3, rtol=1e-3)
+    joined = network.decode(network.encode_motion(*nothing), image)
+    torch.testing.assert_close(joined.logits, alone.logits, atol=1e-4, rtol=1e-4)  # goes on where it was
+
+
 def test_freezing() -> None:
     network = small_network("video", drop_rate=0.5)
     network.freeze(motion=True, image=True)
