@@ -16,6 +16,7 @@ from moro.geometry.trajectory import TrajectoryStats
 
 TASKS = ("motion", "image", "video")
 RELEASE_WIDTH = 1024
+NEARBY = 3.0  # of queries and keys: the next frame has a tenth of the weight of the own one
 
 
 class ImageEncoding(NamedTuple):
@@ -243,12 +244,24 @@ class MotionImageTransformer(nn.Module):
         masked and nothing moves is taken out of the decoder's positions, where these are learned.
         """
         self._scale_motion(gain)
+        self._look_nearby()
         if isinstance(self.d_pos_enc, nn.Parameter):
             J = self.num_tokens
             empty = self.m_token_embed.weight.new_zeros(1, 1, J, self.dim_in)
             rest = self.encode_motion(empty, empty.new_zeros(1, 1, self.m_traj_embed.in_features))
             self.d_pos_enc[:, :, :J] -= rest.pose
             self.d_pos_enc[:, :, J + 1] -= rest.trajectory[:, :, 0]
+
+    def _look_nearby(self) -> None:
+        """The decoder's temporal attention, which single frames have taught nothing, starts local.
+
+        As initialised it would mix all frames in reach evenly. A common part of queries and keys, turned by
+        their rotary positions, favours the nearest frames.
+        """
+        for block in (*self.d_transformer.blocks_st, *self.d_transformer.blocks_ts):
+            bias = block.attn_t.qkv.bias
+            if bias is not None:
+                bias[: 2 * self.dim_feat] += NEARBY
 
     def _scale_motion(self, gain: float) -> None:
         blocks = [*self.m_transformer.blocks_st, *self.m_transformer.blocks_ts]

@@ -250,8 +250,8 @@ def test_a_joined_motion_encoder_starts_quiet_and_predicts_as_before(linear_regr
     torch.manual_seed(0)
     tokens, cond, bbox = small_inputs()
     network = small_network("video", linear_regress=linear_regress)
-    image = network.encode_image(cond, bbox)
-    nothing = torch.zeros_like(tokens), torch.zeros_like(run_small().cano_input)
+    image = network.encode_image(cond[:, :1], bbox[:, :1])  # a single frame
+    nothing = torch.zeros_like(tokens[:, :1]), torch.zeros_like(run_small().cano_input[:, :1])
     alone = network.decode(None, image)
     before = network.encode_motion(tokens, run_small().cano_input)
     network.join_motion(0.2)
@@ -260,6 +260,13 @@ def test_a_joined_motion_encoder_starts_quiet_and_predicts_as_before(linear_regr
     torch.testing.assert_close(after.cano_traj, before.cano_traj, atol=2e-3, rtol=1e-3)
     joined = network.decode(network.encode_motion(*nothing), image)
     torch.testing.assert_close(joined.logits, alone.logits, atol=1e-4, rtol=1e-4)  # goes on where it was
+    frame = network.d_transformer.blocks_st[0].attn_t
+    x = torch.randn(1, 9, 1, frame.proj.in_features)
+    changed = x.clone()
+    changed[:, 0] += 1  # the first frame
+    rotary = network.d_transformer.rotary
+    felt = (frame(changed, rotary) - frame(x, rotary)).norm(dim=-1)[0, :, 0]
+    assert felt[0] > 3 * felt[1] and felt[1] > 3 * felt[8]  # nearby frames count
 
 
 def test_freezing() -> None:
