@@ -131,7 +131,7 @@ def test_image_folder_to_motion_files(workplace: Workplace, tmp_path: Path, repo
     command = ("preset=open", f"demo.video_path={images}", "demo.name=test", "demo.focal_length=1500")
     workplace.demo(*command)
     stage = tmp_path / "exp/mask_transformer/MIMO-keypoints-release/video_train"
-    folder = stage / "result_demo_test/inference_5_1"
+    folder = stage / "result_demo_test/inference_1_1"
     report = json.loads((folder / "demo.json").read_text())
     assert report["frames"] == 24 and report["people"]
     for name in report["people"]:

@@ -16,7 +16,7 @@ from moro.geometry.trajectory import TrajectoryStats
 
 TASKS = ("motion", "image", "video")
 RELEASE_WIDTH = 1024
-NEARBY = 3.0  # of queries and keys: the next frame has a tenth of the weight of the own one
+NEARBY = 1.7  # of queries and keys: the own frame has about three times the weight of the next one
 
 
 class ImageEncoding(NamedTuple):

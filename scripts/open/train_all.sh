@@ -53,4 +53,9 @@ convert() { # <stage> <name of the file> [options ...]
 convert backbone_pretrain backbone --only backbone.
 convert video_pretrain video_pretrain
 convert video_train video_train
-echo "weights: $TOKENIZER/tokenizer.safetensors $RUN/{backbone,video_pretrain,video_train}.safetensors"
+# Stage 5 sees few clips: weights between its start and its end are better than either (docs/experiments.md).
+run "$RUN/video_train_start" 1 train_mask_transformer.py option=video_train subtag=start $STAGE trainer.max_steps=1 \
+  optim.lr=0 trainer.limit_val_batches=0 trainer.devices=1
+convert video_train_start video_train_start
+$PYTHON scripts/average_weights.py "$RUN"/{video_train_start,video_train,video_train_average}.safetensors --share 0.35
+echo "weights: $TOKENIZER/tokenizer.safetensors $RUN/{backbone,video_pretrain,video_train_average}.safetensors"

@@ -173,11 +173,12 @@ def test_documented_test_command(data: str, order: str, preset: str) -> None:
         cfg,
         f"""
         mode test | dataset.name {data} | model.mode inference | dataset.clip_len 500
-        dataset.overlap_len 120 | dataset.batch_size 1 | model.test.save_result true
+        dataset.batch_size 1 | model.test.save_result true
         model.use_smoother true | benchmark video_train | dataset.test_idx null | wandb false
         """,
     )
     assert cfg.name == ("MIMO-vit-release" if preset == "release" else "MIMO-keypoints-release")
+    assert cfg.dataset.overlap_len == (120 if preset == "release" else 2 * cfg.model.dst_former.attn_len)
 
 
 def test_command_line_beats_windows() -> None:
@@ -193,12 +194,13 @@ def test_demo(overrides: list[str]) -> None:
         cfg,
         """
         tag release | benchmark video_train | mode test | dataset.name demo | dataset.clip_len 500
-        dataset.overlap_len 120 | dataset.batch_size 1 | demo.npz_only true | demo.use_bbox true
+        dataset.batch_size 1 | demo.npz_only true | demo.use_bbox true
         demo.render true | demo.render_global true | demo.verbose false | demo.focal_length null
         demo.gender null | model.task video | model.use_smoother true | model.mode inference
         """,
     )
     assert cfg.demo.video_path == "a b.mp4"
+    assert cfg.dataset.overlap_len == 2 * cfg.model.dst_former.attn_len  # 120 on release
     expected = "MIMO-keypoints-release" if "preset=open" in overrides else "MIMO-vit-release"
     assert cfg.name == expected
 

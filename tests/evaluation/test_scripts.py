@@ -142,13 +142,13 @@ def test_files_are_read_and_meshes_fitted_once(
         names = [f"frame_{n:05d}.jpg" for n in range(2, 7)]
         write_as("MoRo", results / name / "results.pkl", names, one_surface, shown)
     calls: list[str] = []
-    for owner, name in ((prediction, "fit_body"), (prediction, "load_body_model")):
+    for owner, name in ((prediction, "fit_body_as_published"), (prediction, "load_body_model")):
         inner = getattr(owner, name)
         monkeypatch.setattr(owner, name, lambda *a, n=name, f=inner, **k: (calls.append(n), f(*a, **k))[1])
     options = Options("egobody", results, root, one_surface, "all", render_gt=True)
     scenes = [scene_of() for scene_of in evaluate_egobody(options).scenes]
     assert [scene.truth is not None and len(scene.prediction) for scene in scenes] == [5, 5]
-    assert calls.count("fit_body") == 2
+    assert calls.count("fit_body_as_published") == 2
     assert calls.count("load_body_model") == 3  # the method's, and one of each gender
     assert not evaluate_egobody(replace(options, render_gt=False)).scenes
 

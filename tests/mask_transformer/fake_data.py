@@ -44,6 +44,7 @@ SMALL = (
     "model.dst_former.attn_len=4",
     "model.backbone.out_C=8",
     "model.smoother.dim_hidden=4",
+    "model.test.generate.timesteps=5",
     "dataset.batch_size=2",
     "dataset.clip_len=6",
     "dataset.num_workers=0",
@@ -55,6 +56,13 @@ SMALL = (
     "trainer.enable_progress_bar=false",
     "optim.warmup_steps=2",
 )
+# of the last stage, where the open preset does otherwise
+AS_PUBLISHED = (
+    "model.backbone.freeze=true",
+    "model.dst_former.freeze_image=true",
+    "model.dst_former.freeze_motion=false",
+    "model.dst_former.motion_gain=null",
+)
 
 
 def small_config(stage: str, *overrides: str) -> DictConfig:
@@ -62,6 +70,8 @@ def small_config(stage: str, *overrides: str) -> DictConfig:
     small = [line for line in SMALL if stage == "video_train" or "clip_len" not in line]
     if stage == "motion_pretrain":
         small.append("dataset.clip_len=6")
+    if stage == "video_train":
+        small += AS_PUBLISHED
     return compose_config("config", ["preset=open", f"option={stage}", *small, *overrides])
 
 

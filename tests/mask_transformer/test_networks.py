@@ -266,7 +266,7 @@ def test_a_joined_motion_encoder_starts_quiet_and_predicts_as_before(linear_regr
     changed[:, 0] += 1  # the first frame
     rotary = network.d_transformer.rotary
     felt = (frame(changed, rotary) - frame(x, rotary)).norm(dim=-1)[0, :, 0]
-    assert felt[0] > 3 * felt[1] and felt[1] > 3 * felt[8]  # nearby frames count
+    assert felt[:3].max() > 3 * felt[6:].max()  # nearby frames count
 
 
 def test_freezing() -> None:
