@@ -123,7 +123,7 @@ def test_inference_in_either_order(workplace: Workplace, tokenizer: Path, stages
 def test_pictures_of_the_motion_branch(workplace: Workplace, tokenizer: Path, stages: Path) -> None:
     words = (*tiny_stage(tokenizer, 2), "dataset.batch_size=1", "dataset.clip_len=4")
     workplace.run("train_mask_transformer.py", "option=[motion_pretrain,visualize]", *words)
-    folder = stages / "motion_pretrain" / "vis_random_0.2_5_0.03_2.0" / "clip_000"
+    folder = stages / "motion_pretrain" / "vis_random_0.2_1_0.03_2.0" / "clip_000"
     assert sorted(path.name for path in folder.iterdir()) == [f"vis_{frame:02d}.png" for frame in range(4)]
 
 
