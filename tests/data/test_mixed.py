@@ -43,7 +43,20 @@ def drawn(mixed: MixedDataset, epoch: int = 0) -> list[tuple[str, int]]:
     return [(item["name"], item["index"]) for item in items]
 
 
+class Epochs(Numbers):
+    """Samples that say in which epoch they were drawn."""
+
+    def sample(self, epoch: int, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        return {"epoch": epoch, **self.item(index, rng)}
+
+
 # -------------------------------------------------------------------------------------------------- plan
+
+
+def test_members_know_the_epoch() -> None:
+    mixed = MixedDataset([Epochs("a", 3), Epochs("b", 3)], None)
+    assert {mixed[epoch, place]["epoch"] for epoch in (0, 7) for place in range(6)} == {0, 7}
+    assert mixed[2]["epoch"] == 0  # a plain index
 
 
 def test_shares_and_replacement() -> None:

@@ -25,7 +25,6 @@ class ClipDataset(Dataset, ABC):
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
-        self.epoch = 0  # of the sample asked for last
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -35,8 +34,12 @@ class ClipDataset(Dataset, ABC):
         """One sample: the batch keys of spec: models 0.4 without the batch dimension."""
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
-        self.epoch, index = key if isinstance(key, tuple) else (0, key)
-        return self.item(index, np.random.default_rng((self.seed, self.epoch, index)))
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        return self.sample(epoch, index, np.random.default_rng((self.seed, epoch, index)))
+
+    def sample(self, epoch: int, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """`item` in an epoch; overridden where more than the random numbers changes from epoch to epoch."""
+        return self.item(index, rng)
 
     def trajectory_clips(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Rotation (60, 3, 3) and translation (60, 1, 3) of all training clips, for the statistics.

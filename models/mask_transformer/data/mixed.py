@@ -44,18 +44,17 @@ class MixedDataset(ClipDataset):
             parts.append(np.stack((np.full(count, member), chosen), axis=1))
         return rng.permutation(np.concatenate(parts))
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
-        epoch, index = key if isinstance(key, tuple) else (0, key)
-        # by the place in the plan: a sample drawn twice in an epoch is augmented in two ways
-        return self._planned(epoch, index, np.random.default_rng((self.seed, epoch, index)))
+    def sample(self, epoch: int, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """Sample `index` of the epoch's plan.
+
+        `rng` is of that place in the plan: a sample drawn twice in an epoch is augmented in two ways.
+        """
+        member, chosen = self._plan(epoch)[index]
+        return self.members[member].sample(epoch, int(chosen), rng)
 
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """Sample `index` of the first epoch's plan."""
-        return self._planned(0, index, rng)
-
-    def _planned(self, epoch: int, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        member, chosen = self._plan(epoch)[index]
-        return self.members[member].item(int(chosen), rng)
+        return self.sample(0, index, rng)
 
     def trajectory_clips(self) -> Iterator[tuple[Tensor, Tensor]]:
         for member in self.members:

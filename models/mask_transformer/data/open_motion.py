@@ -183,6 +183,13 @@ class OpenMotionDataset(ClipDataset):
 
     # ---- one sample ---------------------------------------------------------------------------------
 
+    def sample(self, epoch: int, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        if self.cache is None or self.clip_len > 1 or not self.draws:
+            return self.item(index, rng)
+        first = epoch * self.draws // DRAW_EPOCHS
+        frames = self._draw(first + int(rng.integers(self.draws)), first)
+        return frames[int(rng.integers(DRAW_FRAMES))]
+
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         if self.split == "train":
             return self._training_item(rng)
@@ -239,10 +246,6 @@ class OpenMotionDataset(ClipDataset):
         return person.moved(turn), ids
 
     def _training_item(self, rng: np.random.Generator) -> dict[str, Any]:
-        if self.cache is not None and self.clip_len == 1 and self.draws:
-            first = self.epoch * self.draws // DRAW_EPOCHS
-            frames = self._draw(first + int(rng.integers(self.draws)), first)
-            return frames[int(rng.integers(DRAW_FRAMES))]
         if self.cache is not None:
             return self._from_cache(rng, self.clip_len)
         motion = self.motions[rng.choice(len(self.motions), p=self.probability)]
@@ -258,7 +261,8 @@ class OpenMotionDataset(ClipDataset):
     def _draw(self, number: int, first: int) -> list[dict[str, Any]]:
         """The frames of a draw; the same whoever makes it, and when. Those before `first` are forgotten."""
         if number not in self._kept:
-            self._kept = {kept: frames for kept, frames in self._kept.items() if kept >= first}
+            if len(self._kept) >= self.draws:  # rarely: it looks at all of them
+                self._kept = {kept: frames for kept, frames in self._kept.items() if kept >= first}
             rng = np.random.default_rng((self.seed, number))
             sample = self._from_cache(rng, DRAW_FRAMES, DRAW_SPACING)
             self._kept[number] = [_cut(sample, frame, frame + 1) for frame in range(DRAW_FRAMES)]
