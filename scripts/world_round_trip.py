@@ -15,6 +15,10 @@ import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from moro.errors import MoroError, run_script
+
 ROOT = Path(__file__).resolve().parent.parent
 VERTICES, LEVELS = 9383, ("2618", "546", "87", "13")
 TRAINED, UNTRAINED = "world", "untrained"
@@ -99,7 +103,7 @@ class RoundTrip:
         with open(self.out / f"{name}.txt", "w", encoding="utf-8") as log:
             status = subprocess.run([sys.executable, *command], cwd=ROOT, stdout=log, stderr=log).returncode
         if status:
-            sys.exit(f"error: {name} failed; its output is in {self.out / name}.txt")
+            raise MoroError(f"{name} failed; its output is in {self.out / name}.txt")
         done.write_text(f"{time.time() - start:.0f}")
 
     def root(self, name: str) -> str:
@@ -181,4 +185,4 @@ class RoundTrip:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

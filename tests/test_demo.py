@@ -117,11 +117,17 @@ def test_the_release_preset_names_every_missing_file(workplace: Workplace, tmp_p
             assert needed in message
 
 
-def test_image_folder_to_motion_files(workplace: Workplace, tmp_path: Path, repository: Path) -> None:
-    """Real frames of a person as an image folder: every file of the README, then a second run in no time."""
-    sample = repository / SAMPLE
-    if not sample.is_file():
+@pytest.fixture
+def sample(repository: Path) -> Path:
+    """A real clip with people in it."""
+    path = repository / SAMPLE
+    if not path.is_file():
         pytest.skip(f"{SAMPLE} is missing (make fetches it)")
+    return path
+
+
+def test_image_folder_to_motion_files(workplace: Workplace, tmp_path: Path, sample: Path) -> None:
+    """Real frames of a person as an image folder: every file of the README, then a second run in no time."""
     from PIL import Image
 
     images = tmp_path / "images"
@@ -205,11 +211,8 @@ def test_one_failure_does_not_stop_the_rest(monkeypatch: pytest.MonkeyPatch, tmp
     summarise(outcomes[2:])
 
 
-def test_a_folder_of_videos(workplace: Workplace, tmp_path: Path, repository: Path) -> None:
+def test_a_folder_of_videos(workplace: Workplace, tmp_path: Path, sample: Path) -> None:
     """One with a person, one without, one that is no video; what is done is not done again."""
-    sample = repository / SAMPLE
-    if not sample.is_file():
-        pytest.skip(f"{SAMPLE} is missing (make fetches it)")
     videos = tmp_path / "videos"
     videos.mkdir()
     (videos / "a_broken.mp4").write_bytes(b"no video")

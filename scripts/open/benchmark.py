@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from models.mask_transformer.build import choose_checkpoint, resolve_paths
 from models.recovery.heldout import format_table, held_out_table, transposed
-from models.recovery.pipeline import load_system
+from models.recovery.pipeline import load_system, videos_of
 from models.recovery.real_video import compare_with_reference, summary
 from models.recovery.withheld import measure_withheld
 from moro.body.loading import load_body_model
@@ -30,7 +30,6 @@ from moro.errors import ExitOnMoroError, MoroError
 from moro.io.atomic import atomic_path
 
 DECIDING = ("cam01", "cam02")
-VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".gif")
 SAMPLE = Path("downloads/sports2d.mp4")
 
 
@@ -93,7 +92,7 @@ def found_clips(folder: Path | None) -> list[Path]:
         return []
     if not folder.is_dir():
         raise MoroError(f"{folder} is no folder; --clips wants one with videos.")
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES)
+    return videos_of(folder) or []
 
 
 def write(report: Mapping[str, Any], path: Path | None) -> None:

@@ -153,14 +153,19 @@ def test_files_are_read_and_meshes_fitted_once(
     assert not evaluate_egobody(replace(options, render_gt=False)).scenes
 
 
+def write_first(frames: int, content: dict[str, np.ndarray], folder: Path) -> None:
+    """The first frames of results as results of their own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    joblib.dump({key: value[:, :frames] for key, value in content.items()}, folder / "results.pkl")
+
+
 def test_rohm_may_end_before_the_frames_that_count(
     bodies: Path, egobody: tuple[Path, Path], tmp_path: Path
 ) -> None:
     root, results = egobody
     sequence = "recording_a/master/body_idx_0"
     content = read_results(results / sequence / "results.pkl")
-    (tmp_path / sequence).mkdir(parents=True)
-    joblib.dump({key: value[:, :5] for key, value in content.items()}, tmp_path / sequence / "results.pkl")
+    write_first(5, content, tmp_path / sequence)
     options = Options("egobody", tmp_path, root, bodies, "recording_a", "RoHM")
     report = evaluate_egobody(options).report
     assert report.sequences[0].num_frames == 5 - world.START
@@ -168,7 +173,7 @@ def test_rohm_may_end_before_the_frames_that_count(
     assert len(shown["visible_mpjpe"]) + len(shown["occluded_mpjpe"]) == 22 * (5 - world.START)
     with pytest.raises(MoroError, match="lacks 2 of 5 frames"):
         evaluate_egobody(replace(options, method="GVHMR"))
-    joblib.dump({key: value[:, :2] for key, value in content.items()}, tmp_path / sequence / "results.pkl")
+    write_first(2, content, tmp_path / sequence)
     with pytest.raises(MoroError, match="hold no frame that counts"):
         evaluate_egobody(options)
 
@@ -189,7 +194,7 @@ def test_egobody_counts_only_the_frames_of_the_table(
     joblib.dump(content, tmp_path / sequence / "results.pkl")
     moved = evaluate_egobody(options).report.overall
     assert moved["gmpjpe"] == pytest.approx(100, rel=1e-4) and moved["mpjpe"] < 0.02
-    joblib.dump({key: value[:, :5] for key, value in content.items()}, tmp_path / sequence / "results.pkl")
+    write_first(5, content, tmp_path / sequence)
     with pytest.raises(MoroError, match="lacks 2 of 5 frames, the first is frame_00005"):
         evaluate_egobody(options)
 

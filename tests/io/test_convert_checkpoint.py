@@ -34,3 +34,13 @@ def test_half_is_half_and_unknown_endings_are_refused(tmp_path: Path) -> None:
         convert(source, tmp_path / "w.onnx")
     with pytest.raises(MoroError, match="--half is for"):
         convert(source, tmp_path / "w.ckpt", half=True)
+
+
+def test_only_a_part_is_kept(tmp_path: Path) -> None:
+    source = tmp_path / "w.pt"
+    torch.save({"backbone.w": torch.ones(2), "heads.w": torch.ones(3)}, source)
+    convert(source, tmp_path / "part.safetensors", only="backbone.")
+    assert set(load_tensors(tmp_path / "part.safetensors")[0]) == {"backbone.w"}
+    with pytest.raises(MoroError, match="no tensor whose name begins with 'head_'"):
+        convert(source, tmp_path / "none.safetensors", only="head_")
+    assert not (tmp_path / "none.safetensors").exists()
