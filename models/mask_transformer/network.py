@@ -16,7 +16,7 @@ from moro.geometry.trajectory import TrajectoryStats
 
 TASKS = ("motion", "image", "video")
 RELEASE_WIDTH = 1024
-NEARBY = 1.7  # of queries and keys: the own frame has about three times the weight of the next one
+NEARBY = 1.7  # of queries and keys: the own frame has twice the weight of the next one
 
 
 class ImageEncoding(NamedTuple):
