@@ -17,17 +17,19 @@ def build_backbone(config: Mapping[str, Any], pretrained: bool = True) -> Backbo
     """The backbone of `model.backbone` (spec: models 2, 7.4; docs/design.md 4.3).
 
     config      type (vit | keypoints | timm/<name>), out_HW, out_C, use_checkpoint, chunk_size, freeze;
-                of an own ViT also depth and num_heads
+                of an own ViT also depth and num_heads; of keypoints context_depth and neighbours
     pretrained  timm's weights, if it is one of theirs; false when a full checkpoint follows
     returns     module with `.out_channels` and `.freeze()`; forward(batch) -> (B, F, N, out_C). It reads
-                batch["landmarks"] (keypoints) or batch["crop_imgs"] (all others)
+                batch["landmarks"] and, if there are any, batch["neighbours"] (keypoints), or
+                batch["crop_imgs"] (all others)
     Raises MoroError for an unknown type, a missing extra, or sizes that do not fit together.
     """
     kind, grid, width = str(config["type"]), tuple(config["out_HW"]), int(config["out_C"])
     chunk_size = config.get("chunk_size") or 0
     backbone: Backbone
     if kind == "keypoints":
-        backbone = KeypointBackbone(math.prod(grid), width, int(config.get("context_depth", 2)))
+        neighbours = len(config.get("neighbours") or ())
+        backbone = KeypointBackbone(math.prod(grid), width, int(config.get("context_depth", 2)), neighbours)
     elif kind == "vit":
         vit = VisionTransformer(
             image_size=(PATCH * grid[0], PATCH * grid[1]),

@@ -21,20 +21,28 @@ class ResidualMlp(nn.Module):
 
 
 class KeypointBackbone(Backbone):
-    """A residual network on all landmarks of a frame; it gives as many tokens as there are landmarks.
+    """A residual network on all landmarks of a frame and of some frames around it; it gives as many tokens as
+    there are landmarks.
 
     The counterpart of the ViT, for a hundredth of the transformer's time; trained beforehand to lift a frame
     to 3D (option=backbone_pretrain), as the ViT was. A landmark that was not seen is all zeros in the batch;
     it is marked, for zeros would mean a place in the box.
 
-    context_depth  residual layers
+    context_depth   residual layers
+    num_neighbours  K other frames that are looked at: where a limb was before it went out of sight
     """
 
-    def __init__(self, num_landmarks: int = 33, out_channels: int = 64, context_depth: int = 2) -> None:
+    def __init__(
+        self,
+        num_landmarks: int = 33,
+        out_channels: int = 64,
+        context_depth: int = 2,
+        num_neighbours: int = 0,
+    ) -> None:
         super().__init__(out_channels)
-        self.num_landmarks = num_landmarks
+        self.num_landmarks, self.num_neighbours = num_landmarks, num_neighbours
         self.context = nn.Sequential(
-            nn.Linear(num_landmarks * (LANDMARK_DIM + 1), CONTEXT_DIM),
+            nn.Linear((1 + num_neighbours) * num_landmarks * (LANDMARK_DIM + 1), CONTEXT_DIM),
             *(ResidualMlp(CONTEXT_DIM) for _ in range(context_depth)),
             nn.LayerNorm(CONTEXT_DIM),
             nn.Linear(CONTEXT_DIM, num_landmarks * out_channels),
@@ -42,9 +50,18 @@ class KeypointBackbone(Backbone):
         self.norm = nn.LayerNorm(out_channels)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """batch["landmarks"] (B, F, num_landmarks, 4) -> tokens (B, F, num_landmarks, out_channels)."""
-        landmarks = batch["landmarks"]
+        """Tokens (B, F, N, out_channels) of batch["landmarks"] (B, F, N, 4), batch["neighbours"] (B, F, K, N, 4).
+
+        Without neighbours in the batch each frame stands for itself: they count as unseen.
+        """
+        landmarks = batch["landmarks"][:, :, None]  # (B, F, 1, N, 4)
+        B, F, _, N, D = landmarks.shape
+        if self.num_neighbours:
+            neighbours = batch.get("neighbours")
+            if neighbours is None:
+                neighbours = landmarks.new_zeros(B, F, self.num_neighbours, N, D)
+            landmarks = torch.cat((landmarks, neighbours), dim=2)  # (B, F, 1+K, N, 4)
         seen = (landmarks != 0).any(-1, keepdim=True)
         marked = torch.cat((landmarks, seen.to(landmarks.dtype)), dim=-1)
-        tokens = self.context(marked.flatten(2))  # (B, F, N, 5) -> (B, F, N*5) -> (B, F, N*C)
+        tokens = self.context(marked.flatten(2))  # (B, F, 1+K, N, 5) -> (B, F, (1+K)*N*5) -> (B, F, N*C)
         return self.norm(tokens.unflatten(-1, (self.num_landmarks, -1)))

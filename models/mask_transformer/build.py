@@ -16,6 +16,7 @@ from models.mask_transformer.data.module import MotionDataModule
 from models.mask_transformer.lifting import LiftingSystem
 from models.mask_transformer.losses import H36M_ORDER, LossWeights, MoRoLoss
 from models.mask_transformer.network import MaskTransformer, MotionImageTransformer
+from models.mask_transformer.placement import LandmarkPlacement
 from models.mask_transformer.smoother import TokenSmoother
 from models.mask_transformer.system import MoRoSystem
 from models.mesh_vq_vae.network import build_mesh_vqvae, load_mesh_vqvae
@@ -140,6 +141,18 @@ def build_loss(cfg: DictConfig, body: BodyModel, mask_id: int) -> MoRoLoss:
     )
 
 
+def build_placement(cfg: DictConfig, body: BodyModel) -> LandmarkPlacement | None:
+    """What puts recovered bodies on the detector's landmarks, if `model.test.place` wants it.
+
+    Raises MoroError if `body` has no landmarks.
+    """
+    if not cfg.model.test.place or cfg.model.task == "motion":
+        return None
+    if body.landmark_regressor is None:
+        raise MoroError(f"body {body.body_id} has no landmarks to be placed by; set model.test.place=false")
+    return LandmarkPlacement(body.landmark_regressor[:, body.body_vertices])
+
+
 def keypoint_regressor(cfg: DictConfig, body: BodyModel) -> Tensor:
     """(N, V) on the body surface: the body's landmarks if it has them, else H36M's 17 (spec: models 5.2).
 
@@ -185,6 +198,7 @@ def build_system(cfg: DictConfig, initialise: bool = True) -> MoRoSystem:
         build_smoother(model),
         build_loss(cfg, body, network.mask_id),
         body.body_id,
+        build_placement(cfg, body),
     )
     if initialise:
         _initialise(system, cfg)

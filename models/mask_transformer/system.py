@@ -34,6 +34,7 @@ from models.mask_transformer.masking import (
 from models.mask_transformer.network import ImageEncoding, MaskTransformer, TransformerOutput
 from models.mask_transformer.noise import add_noise, noise_level
 from models.mask_transformer.optimisation import build_optimizer
+from models.mask_transformer.placement import LandmarkPlacement
 from models.mask_transformer.tokens import TokensOnce
 from models.mesh_vq_vae.network import MeshVQVAE
 from moro.errors import MoroError
@@ -78,6 +79,7 @@ class MoRoSystem(pl.LightningModule):
     smoother           None: token embeddings are decoded as they are
     loss               holds the regressors, as buffers outside the state dict
     body_id            name of the body the meshes belong to, kept in the checkpoint
+    placement          None: recovered bodies stand where the network says
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class MoRoSystem(pl.LightningModule):
         smoother: nn.Module | None,
         loss: MoRoLoss,
         body_id: str,
+        placement: LandmarkPlacement | None = None,
     ) -> None:
         super().__init__()
         self.cfg, self.task, self.body_id = cfg, str(cfg.model.task), body_id
@@ -97,6 +100,7 @@ class MoRoSystem(pl.LightningModule):
         self.mask_transformer = mask_transformer
         self.smoother = smoother
         self.loss = loss
+        self.placement = placement
         self.decoding = DecodingOptions(**cfg.model.test.generate)
         self.tokens_once = TokensOnce()
         self._validated = 0  # samples of the running validation that this process has had
@@ -421,6 +425,8 @@ class MoRoSystem(pl.LightningModule):
         mesh = self.decode_tokens(result.tokens, frames)
         with self.full_precision():
             rotation, translation = self._final_poses(batch, output)
+            if self.placement is not None and "landmarks" in batch:
+                translation = self.placement(batch, mesh, rotation, translation, frames)
             vertices = mesh @ rotation[:, frames].mT + translation[:, frames]
         return Recovered(
             vertices=vertices,

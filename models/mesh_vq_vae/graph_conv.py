@@ -17,10 +17,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.graph import get_gradient_edge
 from torch.utils.checkpoint import checkpoint
 
 from moro.errors import MoroError
+
+SUM = 0  # embedding_bag's number of this mode
 
 
 class _Mix(torch.autograd.Function):
@@ -32,27 +33,24 @@ class _Mix(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, coefficient: Tensor, pairs: "_Pairs") -> Tensor:
-        ctx.save_for_backward(coefficient)
+        ctx.save_for_backward(coefficient, *([x] if ctx.needs_input_grad[1] else []))
         ctx.pairs = pairs
-        if not ctx.needs_input_grad[1]:
-            return _mix(x, coefficient, pairs.columns, pairs.offsets)
-        with torch.enable_grad():  # the library's own gradient of the coefficients is a single kernel
-            ctx.leaf = coefficient.detach().requires_grad_()
-            out = _mix(x.detach(), ctx.leaf, pairs.columns, pairs.offsets)
-        ctx.edge = get_gradient_edge(out)
-        return out.detach()
+        return _mix(x, coefficient, pairs.columns, pairs.offsets)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        (coefficient,) = ctx.saved_tensors
+        coefficient, *x = ctx.saved_tensors
         pairs, grad = ctx.pairs, grad.contiguous()
         grad_x = grad_coefficient = None
         if ctx.needs_input_grad[0]:
             transposed = coefficient.index_select(0, pairs.transposed_order)
             grad_x = _mix(grad, transposed, pairs.transposed_columns, pairs.transposed_offsets)
         if ctx.needs_input_grad[1]:
-            (grad_coefficient,) = torch.autograd.grad(ctx.edge, ctx.leaf, grad, retain_graph=True)
+            # embedding_bag's own; a graph within this one would be computed again and again by `checkpoint`
+            grad_coefficient = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+                grad, *x, pairs.columns, pairs.offsets, pairs.rows, SUM
+            )
         return grad_x, grad_coefficient, None
 
 
@@ -82,7 +80,7 @@ class _Pairs(nn.Module):
         self.num_inputs, (self.num_outputs, self.max_neighbours) = num_inputs, neighbours.shape
         self.mean_neighbours = round(float(np.float32(counts.mean())))
         for name, values, dtype in (
-            ("rows", rows, torch.int64),
+            ("rows", rows, torch.int32),
             ("columns", columns, torch.int32),
             ("offsets", np.cumsum(counts) - counts, torch.int32),
             ("slots", rows * self.max_neighbours + place, torch.int64),

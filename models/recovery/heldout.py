@@ -75,7 +75,9 @@ def held_out_table(overrides: Sequence[str], split: str = "test", limit: int | N
     cfg = video.cfg
     body = load_body_model(cfg.dataset.bm_path, cfg.dataset.model_type)
     root = cfg.dataset.dataset_root or cfg.dataset.roots.open
-    dataset = OpenMotionDataset(root, split, body, clip_len=WHOLE_SEQUENCE, camera=True)
+    dataset = OpenMotionDataset(
+        root, split, body, clip_len=WHOLE_SEQUENCE, camera=True, neighbours=cfg.model.backbone.neighbours
+    )
     single = frame_method(frame)
     mean = mean_joints(frame, (dataset[i]["mesh"] for i in range(0, len(dataset), 8)))
     methods = {
@@ -158,7 +160,7 @@ def clip_method(system: MoRoSystem) -> Predictor:
 
 
 def frame_method(system: MoRoSystem) -> Predictor:
-    """A single-frame model on every frame by itself."""
+    """A single-frame model on every frame by itself: no frame knows its neighbours."""
 
     def predict(sample: Mapping) -> Tensor:
         batch = observed(collate([sample]))
@@ -168,7 +170,7 @@ def frame_method(system: MoRoSystem) -> Predictor:
             single = {
                 key: value[0, rows, None] if value.ndim > 1 and value.shape[1] == frames else value
                 for key, value in batch.items()
-                if isinstance(value, Tensor)
+                if isinstance(value, Tensor) and key != "neighbours"
             }
             parts.append((system.loss.joint_regressor @ system.recover(single).vertices)[:, 0])
         return torch.cat(parts)

@@ -302,7 +302,8 @@ def recover_meshes(
     (folder / WORK_FOLDER).mkdir(parents=True, exist_ok=True)
     if cfg.model.backbone.type != "keypoints":
         add_crops(people, frames, tuple(cfg.dataset.crop_res), folder / WORK_FOLDER)
-    dataset = DemoDataset(people, K, cfg.dataset.clip_len, cfg.dataset.overlap_len)
+    neighbours = cfg.model.backbone.neighbours
+    dataset = DemoDataset(people, K, cfg.dataset.clip_len, cfg.dataset.overlap_len, neighbours)
     tokens = FrameTokens(system.backbone, dataset, system.device)
     vertices: dict[str, NDArray] = {}
     contact: dict[str, NDArray] = {}

@@ -12,6 +12,7 @@ from models.backbones.base import Backbone
 from models.mask_transformer.data.windows import windows_of
 from models.mask_transformer.tokens import TokensOnce
 from models.recovery.condition import PersonCondition
+from moro.geometry.boxes import neighbour_landmarks
 from moro.geometry.camera import bbox_condition
 from moro.geometry.image import normalise_image
 
@@ -52,12 +53,18 @@ class DemoDataset(Dataset):
 
     people       one condition per person, L frames each
     K            (3, 3) pixels
+    neighbours   frames around each whose landmarks the backbone looks at (`model.backbone.neighbours`)
     """
 
     def __init__(
-        self, people: Sequence[PersonCondition], K: Tensor, clip_len: int, overlap_len: int
+        self,
+        people: Sequence[PersonCondition],
+        K: Tensor,
+        clip_len: int,
+        overlap_len: int,
+        neighbours: Sequence[int] = (),
     ) -> None:
-        self.people, self.K = list(people), K.float()
+        self.people, self.K, self.neighbours = list(people), K.float(), list(neighbours)
         self.windows = [
             window
             for number, person in enumerate(self.people)
@@ -80,14 +87,19 @@ class DemoDataset(Dataset):
             "bbox": bbox_condition(center, scale, K),
             "K": K,
             "dist_coeffs": torch.zeros(8),
+            "landmarks": person.landmarks[frames],
             "has_transl": True,
             "true_params": False,
         }
 
     def images(self, person: int, frames: slice) -> dict[str, Tensor]:
-        """What a backbone looks at in some frames: `landmarks`, and `crop_imgs` if there are crops."""
+        """What a backbone looks at in some frames: `landmarks`, `neighbours`, and `crop_imgs` of crops."""
         shown = self.people[person]
         images = {"landmarks": shown.landmarks[frames]}
+        if self.neighbours:
+            images["neighbours"] = neighbour_landmarks(
+                shown.landmarks, shown.center.float(), shown.scale.float(), self.neighbours, frames
+            )
         if shown.crops is not None:
             images["crop_imgs"] = normalise_image(torch.from_numpy(shown.crops[frames]))
         return images

@@ -3,6 +3,7 @@
 A box is `center` (2,) in pixels and `scale` = side / 200 (spec: data 0); the margin is inside `scale`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 MARGIN = 1.2
 MIN_CROP_SIDE = 4.0  # pixels; a smaller body-part box keeps the original box
+NEIGHBOUR_REACH = 4.0  # half box sides; landmarks of other frames are kept within
 MIN_SEEN = 0.5  # visibility x presence above which a landmark shapes the box
 
 
@@ -102,6 +104,33 @@ def normalise_landmarks(landmarks: Tensor, center: Tensor, scale: Tensor) -> Ten
     kept = (landmarks[..., 3] > 0) & (xy.abs() <= 2).all(dim=-1)
     normalised = torch.cat([xy, landmarks[..., 2:]], dim=-1)
     return torch.where(kept[..., None], normalised, torch.zeros_like(normalised)).to(torch.float32)
+
+
+def neighbour_landmarks(
+    landmarks: Tensor,
+    center: Tensor,
+    scale: Tensor,
+    offsets: Sequence[int],
+    frames: slice = slice(None),
+) -> Tensor:
+    """Landmarks of the frames around each frame, in the box of that frame (docs/design.md 4.3).
+
+    landmarks  (L, N, 4)  in the coordinates of their own boxes, zero where unseen (`normalise_landmarks`)
+    center     (L, 2), scale (L,)
+    offsets    of K neighbours, frames; 1 is the next
+    frames     those whose neighbours are wanted, F of L
+    returns    (F, K, N, 4)  zero where the neighbour did not see a landmark, or does not exist
+    """
+    own = torch.arange(len(landmarks))[frames, None]  # (F, 1)
+    there = own + torch.tensor(list(offsets))  # (F, K)
+    exists = (there >= 0) & (there < len(landmarks))
+    there = there.clamp(0, len(landmarks) - 1)
+    points = landmarks[there]  # (F, K, N, 4)
+    shift = (center[there] - center[own]) / (100 * scale[own, None])  # (F, K, 2)
+    xy = points[..., :2] * (scale[there] / scale[own])[..., None, None] + shift[:, :, None]
+    kept = (points != 0).any(-1, keepdim=True) & exists[..., None, None]  # (F, K, N, 1)
+    moved = torch.cat([xy.clamp(-NEIGHBOUR_REACH, NEIGHBOUR_REACH), points[..., 2:]], dim=-1)
+    return torch.where(kept, moved, torch.zeros_like(moved)).to(torch.float32)
 
 
 def jitter_center(center: Tensor, scale: Tensor, factor: float, rng: np.random.Generator) -> Tensor:

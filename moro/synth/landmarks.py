@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from scipy.signal import lfilter
 
 from moro.body.skeleton import LANDMARK_NAMES, MIRROR_LANDMARKS
 from moro.synth.occlusion import outside_image, point_groups
@@ -152,12 +153,8 @@ def _correlated(
     fresh = rng.standard_normal(shape)
     if freedom is not None:
         fresh = fresh * np.sqrt(freedom / rng.chisquare(freedom, (frames, count, 1)))
-    values = np.empty(shape)
-    values[0] = fresh[0]
-    gain = np.sqrt(1 - memory**2)
-    for frame in range(1, frames):
-        values[frame] = memory * values[frame - 1] + gain * fresh[frame]
-    return values
+    fresh[1:] *= np.sqrt(1 - memory**2)
+    return lfilter([1.0], [1.0, -memory], fresh, axis=0)
 
 
 def _eased(mask: np.ndarray) -> np.ndarray:

@@ -296,8 +296,37 @@ def test_cached_people_are_the_posed_ones(root: Path, body: BodyModel, tmp_path:
     landmarks = posed.place(posed.output.landmarks())[5:25]
     torch.testing.assert_close(person.place(person.output.landmarks()), landmarks)
     assert torch.equal(ids, _ids_of(posed.mesh).long()[5:25])
-    strided, _ = opened.cache.clip(performance=3, start=5, frames=4, stride=3)
-    torch.testing.assert_close(strided.rotation, person.rotation[:12:3])
+
+
+def test_frames_carry_their_neighbours_along(root: Path, body: BodyModel) -> None:
+    """From beyond the clip, too; in the box of the frame they are neighbours of."""
+    test = _dataset(root, body, "test", clip_len=10, neighbours=[-12, -1, 3])
+    first, second = test[0], test[1]
+    assert second["neighbours"].shape == (10, 3, 33, 4) and second["landmarks"].shape == (10, 33, 4)
+    assert not first["neighbours"][:10, 0].any() and not first["neighbours"][0, 1].any()  # nothing before
+    known = (second["neighbours"][2:, 0] != 0).any(-1)  # frames 12 to 19 know of 0 to 7
+    assert torch.equal(known, (first["landmarks"][:8] != 0).any(-1))
+
+    def pixels(sample: dict, points: torch.Tensor, frame: int) -> torch.Tensor:
+        side = 100 * sample["scale"][frame]
+        return points[..., :2] * side + sample["center"][frame]
+
+    seen = (first["landmarks"][9] != 0).any(-1)
+    there = pixels(second, second["neighbours"][0, 1], 0)[seen]
+    torch.testing.assert_close(there, pixels(first, first["landmarks"][9], 9)[seen], atol=1e-2, rtol=0)
+
+
+def test_training_clips_are_observed_with_their_neighbours(
+    root: Path, body: BodyModel, tmp_path: Path
+) -> None:
+    dataset = _dataset(root, body, motions=3, neighbours=[-30, 2])
+    drawn = [dataset[0, number]["neighbours"] for number in range(30)]
+    assert all(part.shape == (20, 2, 33, 4) for part in drawn)
+    alone = sum(not part.any() for part in drawn)
+    assert 0 < alone < 15  # some know nothing of their neighbours
+    dataset.use_cache(tmp_path / "cache", 1, _ids_of)
+    sample = dataset[0, 1]
+    assert sample["neighbours"].shape == (20, 2, 33, 4) and len(sample["ids"]) == 20
 
 
 def test_samples_from_the_cache(root: Path, body: BodyModel, tmp_path: Path) -> None:

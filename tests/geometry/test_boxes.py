@@ -14,6 +14,7 @@ from moro.geometry.boxes import (
     extreme_crop,
     extreme_crop_sequence,
     full_body_visible,
+    neighbour_landmarks,
     normalise_landmarks,
     upper_body_visible,
 )
@@ -68,6 +69,22 @@ def test_box_coordinates_round_trip() -> None:
     pixels = back[..., :2] * 100 * scale[:, None, None] + center[:, None]
     torch.testing.assert_close(pixels, landmarks[..., :2])
     assert torch.equal(back[..., 2:], landmarks[..., 2:])
+
+
+def test_neighbours_lie_in_the_box_of_the_frame() -> None:
+    """As if the neighbour's pixels had been put into it; nothing beyond the ends, nothing unseen."""
+    landmarks = _landmarks(6)
+    landmarks[2, 5] = 0
+    center, scale, _ = box_from_landmarks(landmarks)
+    own = normalise_landmarks(landmarks, center, scale)
+    around = neighbour_landmarks(own, center, scale, [-2, 0, 1])
+    assert around.shape == (6, 3, 33, 4)
+    torch.testing.assert_close(around[:, 1], own)
+    expected = normalise_landmarks(landmarks[1:2], center[:1], scale[:1])
+    torch.testing.assert_close(around[0, 2], expected[0], atol=1e-5, rtol=0)
+    assert not around[:2, 0].any() and not around[5, 2].any() and not around[4, 0, 5].any()
+    part = neighbour_landmarks(own, center, scale, [-2, 0, 1], slice(2, 4))
+    assert torch.equal(part, around[2:4])
 
 
 def _keypoints(rng: np.random.Generator) -> np.ndarray:

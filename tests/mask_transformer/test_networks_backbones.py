@@ -98,6 +98,18 @@ def test_keypoints_mark_what_is_unseen() -> None:
     assert not torch.allclose(backbone({"landmarks": placed})[0, 0, 7], changed[0, 0, 7], atol=1e-3)
 
 
+def test_keypoints_look_at_neighbours() -> None:
+    config = {"type": "keypoints", "out_HW": [1, 33], "out_C": 64, "neighbours": [-1, 1]}
+    backbone = build_backbone(config)
+    landmarks, neighbours = torch.rand(2, 3, 33, 4), torch.rand(2, 3, 2, 33, 4)
+    tokens = backbone({"landmarks": landmarks, "neighbours": neighbours})
+    assert tokens.shape == (2, 3, 33, 64)
+    alone = backbone({"landmarks": landmarks})
+    unseen = backbone({"landmarks": landmarks, "neighbours": torch.zeros_like(neighbours)})
+    torch.testing.assert_close(alone, unseen)
+    assert not torch.allclose(alone, tokens)
+
+
 class FakeFeatures(nn.Module):
     """Stands in for a timm model: one feature map of 5 channels at an eighth of the input."""
 

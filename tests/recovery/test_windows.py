@@ -59,6 +59,15 @@ def test_crops_are_normalised_part_by_part() -> None:
     assert images["crop_imgs"][0, 0, 0, 0] == pytest.approx((1 - 0.485) / 0.229)
 
 
+def test_frames_see_beyond_their_window() -> None:
+    """Neighbours come from the whole video, not from the window."""
+    data = DemoDataset([person("id0", 20, 1)], torch.eye(3), 10, 4, neighbours=[-3, 5])
+    seen = data.images(0, slice(6, 8))["neighbours"]
+    assert seen.shape == (2, 2, 33, 4)
+    assert seen[0, :, 0, 0].tolist() == [4, 4]  # number 4 in frame 3; 12 in frame 11, bounded
+    assert not data.images(0, slice(0, 1))["neighbours"][0, 0].any()
+
+
 def test_boxes_of_the_tracker() -> None:
     """Interpolated over gaps, held at the ends, not smoothed (spec: data 9.2)."""
     track = Track.unseen(6)

@@ -59,10 +59,10 @@ class CachedMotion:
     length: np.ndarray
     motion: np.ndarray
 
-    def clip(self, performance: int, start: int, frames: int, stride: int = 1) -> tuple[LocalBody, Tensor]:
-        """The person (without a mesh) and token ids (F, J) in every `stride`-th frame from `start` on."""
+    def clip(self, performance: int, start: int, frames: int) -> tuple[LocalBody, Tensor]:
+        """The person (without a mesh) and token ids (F, J) from frame `start` on."""
         begin = int(self.first[performance]) + start
-        rows = slice(begin, begin + frames * stride, stride)
+        rows = slice(begin, begin + frames)
 
         def part(array: np.ndarray) -> Tensor:
             return torch.from_numpy(np.array(array[rows]))

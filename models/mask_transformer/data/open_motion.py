@@ -7,7 +7,7 @@ shape, camera, occlusion, detector errors. Validation and test are fixed.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from models.mesh_vq_vae.network import load_mesh_vqvae
 from moro.body.loading import load_body_model
 from moro.body.model import BodyModel
 from moro.errors import MoroError
-from moro.geometry.boxes import box_from_landmarks, normalise_landmarks
+from moro.geometry.boxes import box_from_landmarks, neighbour_landmarks, normalise_landmarks
 from moro.geometry.camera import project
 from moro.geometry.frames import world2cano
 from moro.geometry.rotation import rotvec_to_matrix
@@ -58,6 +58,7 @@ FAMILY_POWER = 0.5  # a family's share of the samples grows with this power of i
 DRAW_FRAMES, DRAW_SPACING = 8, 7  # clip length 1: frames of one draw of `draws`, and frames between them
 DRAW_EPOCHS = 10  # so long is a draw kept: observers seen too often are learned by heart
 SINGLE_FRAME_STRIDE = 5  # of the frames per epoch and in validation when the clip length is 1
+ALONE = 0.15  # share of training clips whose frames know nothing of their neighbours
 BOX_SHIFT, BOX_SHAKE, BOX_SIZE = 0.03, 0.01, 0.06  # training: shares of the box's side; log of its size
 
 
@@ -101,6 +102,7 @@ class OpenMotionDataset(ClipDataset):
     clip_len     frames per clip
     camera       False: world z-up, nobody watches; True: camera frame, boxes and landmarks
     overlap_len  test: frames shared by neighbouring windows of a sequence
+    neighbours   frames around each whose landmarks it carries along (`model.backbone.neighbours`)
     draws        clip_len 1 with a motion cache: so many draws of performance, camera, occlusion and detector
                  errors are kept, a tenth of them replaced in each epoch, and samples are frames of them;
                  None: every sample is drawn anew
@@ -118,6 +120,7 @@ class OpenMotionDataset(ClipDataset):
         overlap_len: int = 0,
         contact_threshold: float = 0.3,
         contact_hand: bool = False,
+        neighbours: Sequence[int] = (),
         draws: int | None = None,
         motions: float | int | None = None,
         world: WorldRanges | None = None,
@@ -134,6 +137,8 @@ class OpenMotionDataset(ClipDataset):
             )
         self.split, self.body, self.clip_len, self.camera = split, body, clip_len, camera
         self.overlap_len, self.draws = overlap_len, draws
+        self.neighbours = list(neighbours) if camera else []
+        self.reach = max((abs(offset) for offset in self.neighbours), default=0)
         self.contact_threshold, self.contact_hand = contact_threshold, contact_hand
         self.world = world or WorldRanges()
         self.motions = read_motions(Path(root), split, motions)
@@ -199,11 +204,9 @@ class OpenMotionDataset(ClipDataset):
             (self.seed, window.motion)
         )  # one shape, camera, ... for a whole recording
         if self.split == "val":
-            times = self._times(motion, window.start, 1.0, window.stop - window.start)
-            return self._sample(motion, times, rng, name="val")
+            return self._sample(motion, window.start, 1.0, window.stop - window.start, rng, name="val")
         if self._sequence is None or self._sequence[0] != window.motion:
-            times = torch.arange(len(motion), dtype=torch.float32)
-            self._sequence = (window.motion, self._sample(motion, times, rng, name=motion.name))
+            self._sequence = (window.motion, self._sample(motion, 0, 1.0, len(motion), rng, name=motion.name))
         return _cut(self._sequence[1], window.start, window.stop)
 
     # ---- the motion cache -----------------------------------------------------------------------------
@@ -234,16 +237,17 @@ class OpenMotionDataset(ClipDataset):
             rng.bit_generator.state = state  # the same person in all runs
             yield self._person(motion, part, rng)
 
-    def _cached_person(
-        self, rng: np.random.Generator, frames: int, stride: int = 1
-    ) -> tuple[LocalBody, Tensor]:
-        """A clip of a performance, turned to a random heading, and its token ids (F, J)."""
+    def _from_cache(self, rng: np.random.Generator, frames: int) -> dict[str, Any]:
+        """A clip of a performance, turned to a random heading, with its token ids (F, J)."""
         performance = rng.choice(len(self._performance_share), p=self._performance_share)
-        room = self.cache.length[performance] - (frames - 1) * stride
-        person, ids = self.cache.clip(performance, int(rng.integers(room)), frames, stride)
+        room = int(self.cache.length[performance]) - frames
+        start = int(rng.integers(room + 1))
+        before, after = min(self.reach, start), min(self.reach, room - start)
+        person, ids = self.cache.clip(performance, start - before, before + frames + after)
         turn = torch.eye(4)
         turn[:3, :3] = _heading(rng.uniform(-np.pi, np.pi))
-        return person.moved(turn), ids
+        sample = self._observed(person.moved(turn), rng, name="train") | {"ids": ids}
+        return _cut(sample, before, before + frames)
 
     def _training_item(self, rng: np.random.Generator) -> dict[str, Any]:
         if self.cache is not None:
@@ -252,11 +256,7 @@ class OpenMotionDataset(ClipDataset):
         speed = _speed(rng)
         room = len(motion) - 1 - (self.clip_len - 1) * speed
         start = rng.uniform(0, room) if room > 0 else rng.uniform(0, max(0.0, len(motion) - 1.0))
-        return self._sample(motion, self._times(motion, start, speed, self.clip_len), rng, name="train")
-
-    def _from_cache(self, rng: np.random.Generator, frames: int, stride: int = 1) -> dict[str, Any]:
-        person, ids = self._cached_person(rng, frames, stride)
-        return self._observed(person, rng, name="train") | {"ids": ids}
+        return self._sample(motion, start, speed, self.clip_len, rng, name="train")
 
     def _draw(self, number: int, first: int) -> list[dict[str, Any]]:
         """The frames of a draw; the same whoever makes it, and when. Those before `first` are forgotten."""
@@ -264,8 +264,9 @@ class OpenMotionDataset(ClipDataset):
             if len(self._kept) >= self.draws:  # rarely: it looks at all of them
                 self._kept = {kept: frames for kept, frames in self._kept.items() if kept >= first}
             rng = np.random.default_rng((self.seed, number))
-            sample = self._from_cache(rng, DRAW_FRAMES, DRAW_SPACING)
-            self._kept[number] = [_cut(sample, frame, frame + 1) for frame in range(DRAW_FRAMES)]
+            sample = self._from_cache(rng, (DRAW_FRAMES - 1) * DRAW_SPACING + 1)
+            frames = range(0, DRAW_FRAMES * DRAW_SPACING, DRAW_SPACING)
+            self._kept[number] = [_cut(sample, frame, frame + 1) for frame in frames]
         return self._kept[number]
 
     @staticmethod
@@ -280,8 +281,14 @@ class OpenMotionDataset(ClipDataset):
             times = gaussian_filter1d(times, min(3.0, last / 6), mode="nearest")  # no jerk where it turns
         return torch.from_numpy(np.clip(times, 0, last)).float()
 
-    def _sample(self, motion: Motion, times: Tensor, rng: np.random.Generator, name: str) -> dict[str, Any]:
-        return self._observed(self._person(motion, times, rng), rng, name)
+    def _sample(
+        self, motion: Motion, start: float, speed: float, frames: int, rng: np.random.Generator, name: str
+    ) -> dict[str, Any]:
+        """A clip of a motion; the frames around it that its own look at are there while it is observed."""
+        before = min(self.reach, int(start / speed))
+        after = min(self.reach, max(0, int((len(motion) - 1 - start) / speed) - frames + 1))
+        times = self._times(motion, start - before * speed, speed, before + frames + after)
+        return _cut(self._observed(self._person(motion, times, rng), rng, name), before, before + frames)
 
     def _observed(self, person: LocalBody, rng: np.random.Generator, name: str) -> dict[str, Any]:
         """Batch entries of a person in the world, seen by a random camera if there is one."""
@@ -353,8 +360,13 @@ class OpenMotionDataset(ClipDataset):
             center, scale = _jitter_box(center, scale, rng)
         frames = len(points)
         entries = camera_entries(camera.K, center, scale, torch.linalg.inv(camera.world2cam), world2cano("z"))
+        own = normalise_landmarks(detected, center, scale)
+        if self.neighbours:
+            around = neighbour_landmarks(own, center, scale, self.neighbours)  # (F, K, 33, 4)
+            alone = self.split == "train" and rng.random() < ALONE
+            entries["neighbours"] = torch.zeros_like(around) if alone else around
         return entries | {
-            "landmarks": normalise_landmarks(detected, center, scale),
+            "landmarks": own,
             "joint_visible": torch.from_numpy(visible[:, count:]),
             "detected": seen,
             "image_size": torch.tensor(camera.image_size).expand(frames, 2),
@@ -375,6 +387,7 @@ def build(cfg: DictConfig, split: str) -> OpenMotionDataset:
         overlap_len=dataset.overlap_len,
         contact_threshold=dataset.contact_vel_thres,
         contact_hand=dataset.contact_hand,
+        neighbours=cfg.model.backbone.neighbours,
         draws=dataset.draws,
         motions=8 if cfg.debug else dataset.motions,
         seed=cfg.seed if split == "train" else 0,

@@ -1,0 +1,72 @@
+"""Where a body of known pose stands in the camera, from its landmarks in the image."""
+
+import numpy as np
+import torch
+from scipy.linalg import solveh_banded
+from torch import Tensor
+
+AXES = 3  # unknowns per frame
+BAND = 2 * AXES  # a frame meets the two before it
+ROUNDS = 4  # of reweighting
+POINT_SIGMA = 0.04  # metres: landmark against landmark of the recovered body
+START_SIGMA = 3.0  # metres: the given positions decide only where there is nothing else
+ACCELERATION = (4.0, 4.0, 2.0)  # m/s²: sideways, down, away from the camera
+MIN_DEPTH = 0.3  # metres
+
+
+def place_by_landmarks(
+    points: Tensor, rays: Tensor, weight: Tensor, start: Tensor, fps: float = 30.0
+) -> Tensor:
+    """Positions of a body's root such that its landmarks lie on the observed rays, smooth in time.
+
+    A pose says how large a person is at a distance, an image says how large they appear: together they give
+    the place, and neighbouring frames bridge those in which little is seen. Least squares with few outliers
+    (Cauchy weights) in metres at the person's distance, with accelerations as a prior; one banded system.
+
+    points   (F, N, 3)  landmarks relative to the root, axes of the camera, metres
+    rays     (F, N, 2)  where they were seen: x / z and y / z
+    weight   (F, N)     0 where unseen, up to 1
+    start    (F, 3)     positions to begin with, metres in front of the camera
+    returns  (F, 3)     as `start`
+    """
+    p, r, w, first = (value.detach().double().cpu().numpy() for value in (points, rays, weight, start))
+    place = first
+    smooth = _acceleration_prior(len(p), fps)
+    for _ in range(ROUNDS):
+        depth = np.maximum(p[..., 2] + place[:, None, 2], MIN_DEPTH)  # (F, N)
+        off = (p[..., :2] + place[:, None, :2]) - r * depth[..., None]  # (F, N, 2)
+        outlier = 1 / (1 + (off**2).sum(-1) / POINT_SIGMA**2)
+        place = _solve(p, r, w * outlier / POINT_SIGMA**2, first, smooth)
+    return torch.from_numpy(place).to(start)
+
+
+def _solve(p: np.ndarray, r: np.ndarray, w: np.ndarray, start: np.ndarray, smooth: np.ndarray) -> np.ndarray:
+    """(F, 3) minimum of sum w |p_xy + t_xy - r (p_z + t_z)|² + prior + acceleration, linear in t."""
+    F = len(p)
+    gap = p[..., :2] - r * p[..., 2:]  # (F, N, 2)
+    normal = np.zeros((F, AXES, AXES))
+    normal[:, 0, 0] = normal[:, 1, 1] = w.sum(-1)
+    normal[:, :2, 2] = normal[:, 2, :2] = -(w[..., None] * r).sum(1)
+    normal[:, 2, 2] = (w * (r**2).sum(-1)).sum(-1)
+    right = np.concatenate(
+        [-(w[..., None] * gap).sum(1), (w * (r * gap).sum(-1)).sum(-1, keepdims=True)], axis=-1
+    )  # (F, 3)
+    normal += np.eye(AXES) / START_SIGMA**2
+    right += start / START_SIGMA**2
+    bands = smooth.copy()  # (BAND + 1, 3 F), lower form
+    for below in range(AXES):
+        for axis in range(AXES - below):
+            bands[below, axis::AXES] += normal[:, axis + below, axis]
+    return solveh_banded(bands, right.reshape(-1), lower=True).reshape(F, AXES)  # (F, 3) -> (3F,) -> (F, 3)
+
+
+def _acceleration_prior(frames: int, fps: float) -> np.ndarray:
+    """Sum of squared accelerations in units of `ACCELERATION`, as lower bands (BAND + 1, 3 frames)."""
+    bands = np.zeros((BAND + 1, AXES * frames))
+    for offset, pairs in ((0, ((0, 1.0), (1, 4.0), (2, 1.0))), (1, ((0, -2.0), (1, -2.0))), (2, ((0, 1.0),))):
+        column = np.zeros(frames)
+        for first, value in pairs:  # of each second difference, frames f, f+1, f+2
+            column[first : max(first, frames - 2 + first)] += value
+        for axis in range(AXES):
+            bands[AXES * offset, axis::AXES] = column * (fps**2 / ACCELERATION[axis]) ** 2
+    return bands
