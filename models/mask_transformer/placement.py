@@ -26,8 +26,9 @@ class LandmarkPlacement(nn.Module):
     ) -> Tensor:
         """Translations (B, F, 1, 3) of all frames; the landmarks count in `frames` only, where meshes are.
 
-        batch  landmarks (B, F, N, 4), center, scale, K; mesh (B, F', V, 3) in the body's frame, relative to the
-        root; rotation (B, F, 3, 3), translation (B, F, 1, 3) body → camera
+        batch  landmarks (B, F, N, 4), center, scale, K
+        mesh   (B, F', V, 3) in the body's frame, relative to the root
+        rotation (B, F, 3, 3), translation (B, F, 1, 3) body → camera
         """
         landmarks, focal = batch["landmarks"], torch.diagonal(batch["K"], dim1=-2, dim2=-1)[..., None, :2]
         side = 100 * batch["scale"][..., None, None]

@@ -56,7 +56,7 @@ SPEED = (0.8, 1.25)  # of a training clip relative to the capture
 MIRRORED = 0.5  # share of mirrored training clips
 FAMILY_POWER = 0.5  # a family's share of the samples grows with this power of its length
 DRAW_FRAMES, DRAW_SPACING = 8, 7  # clip length 1: frames of one draw of `draws`, and frames between them
-DRAW_EPOCHS = 10  # so long is a draw kept: observers seen too often are learned by heart
+DRAW_EPOCHS = 40  # so long is a draw kept: observers seen too often are learned by heart
 SINGLE_FRAME_STRIDE = 5  # of the frames per epoch and in validation when the clip length is 1
 ALONE = 0.15  # share of training clips whose frames know nothing of their neighbours
 BOX_SHIFT, BOX_SHAKE, BOX_SIZE = 0.03, 0.01, 0.06  # training: shares of the box's side; log of its size
@@ -104,7 +104,7 @@ class OpenMotionDataset(ClipDataset):
     overlap_len  test: frames shared by neighbouring windows of a sequence
     neighbours   frames around each whose landmarks it carries along (`model.backbone.neighbours`)
     draws        clip_len 1 with a motion cache: so many draws of performance, camera, occlusion and detector
-                 errors are kept, a tenth of them replaced in each epoch, and samples are frames of them;
+                 errors are kept, some of them replaced in each epoch, and samples are frames of them;
                  None: every sample is drawn anew
     motions      share of the split's motions (up to 1.0) or a number of them; None: all
     """
@@ -207,7 +207,7 @@ class OpenMotionDataset(ClipDataset):
             return self._sample(motion, window.start, 1.0, window.stop - window.start, rng, name="val")
         if self._sequence is None or self._sequence[0] != window.motion:
             self._sequence = (window.motion, self._sample(motion, 0, 1.0, len(motion), rng, name=motion.name))
-        return _cut(self._sequence[1], window.start, window.stop)
+        return self._part(self._sequence[1], slice(window.start, window.stop))
 
     # ---- the motion cache -----------------------------------------------------------------------------
 
@@ -237,17 +237,18 @@ class OpenMotionDataset(ClipDataset):
             rng.bit_generator.state = state  # the same person in all runs
             yield self._person(motion, part, rng)
 
-    def _from_cache(self, rng: np.random.Generator, frames: int) -> dict[str, Any]:
+    def _from_cache(self, rng: np.random.Generator, frames: int, stride: int = 1) -> dict[str, Any]:
         """A clip of a performance, turned to a random heading, with its token ids (F, J)."""
         performance = rng.choice(len(self._performance_share), p=self._performance_share)
-        room = int(self.cache.length[performance]) - frames
+        span = (frames - 1) * stride + 1
+        room = int(self.cache.length[performance]) - span
         start = int(rng.integers(room + 1))
         before, after = min(self.reach, start), min(self.reach, room - start)
-        person, ids = self.cache.clip(performance, start - before, before + frames + after)
+        person, ids = self.cache.clip(performance, start - before, before + span + after)
         turn = torch.eye(4)
         turn[:3, :3] = _heading(rng.uniform(-np.pi, np.pi))
         sample = self._observed(person.moved(turn), rng, name="train") | {"ids": ids}
-        return _cut(sample, before, before + frames)
+        return self._part(sample, slice(before, before + span, stride), rng)
 
     def _training_item(self, rng: np.random.Generator) -> dict[str, Any]:
         if self.cache is not None:
@@ -264,9 +265,8 @@ class OpenMotionDataset(ClipDataset):
             if len(self._kept) >= self.draws:  # rarely: it looks at all of them
                 self._kept = {kept: frames for kept, frames in self._kept.items() if kept >= first}
             rng = np.random.default_rng((self.seed, number))
-            sample = self._from_cache(rng, (DRAW_FRAMES - 1) * DRAW_SPACING + 1)
-            frames = range(0, DRAW_FRAMES * DRAW_SPACING, DRAW_SPACING)
-            self._kept[number] = [_cut(sample, frame, frame + 1) for frame in frames]
+            sample = self._from_cache(rng, DRAW_FRAMES, DRAW_SPACING)
+            self._kept[number] = [_cut(sample, slice(frame, frame + 1)) for frame in range(DRAW_FRAMES)]
         return self._kept[number]
 
     @staticmethod
@@ -288,7 +288,20 @@ class OpenMotionDataset(ClipDataset):
         before = min(self.reach, int(start / speed))
         after = min(self.reach, max(0, int((len(motion) - 1 - start) / speed) - frames + 1))
         times = self._times(motion, start - before * speed, speed, before + frames + after)
-        return _cut(self._observed(self._person(motion, times, rng), rng, name), before, before + frames)
+        sample = self._observed(self._person(motion, times, rng), rng, name)
+        return self._part(sample, slice(before, before + frames), rng)
+
+    def _part(
+        self, sample: dict[str, Any], frames: slice, rng: np.random.Generator | None = None
+    ) -> dict[str, Any]:
+        """Some frames of a sample, with their neighbours from all of it; some training clips have none."""
+        part = _cut(sample, frames)
+        if self.neighbours:
+            seen = sample["landmarks"], sample["center"], sample["scale"]
+            around = neighbour_landmarks(*seen, self.neighbours, frames)  # (F, K, 33, 4)
+            alone = self.split == "train" and rng.random() < ALONE
+            part["neighbours"] = torch.zeros_like(around) if alone else around
+        return part
 
     def _observed(self, person: LocalBody, rng: np.random.Generator, name: str) -> dict[str, Any]:
         """Batch entries of a person in the world, seen by a random camera if there is one."""
@@ -360,13 +373,8 @@ class OpenMotionDataset(ClipDataset):
             center, scale = _jitter_box(center, scale, rng)
         frames = len(points)
         entries = camera_entries(camera.K, center, scale, torch.linalg.inv(camera.world2cam), world2cano("z"))
-        own = normalise_landmarks(detected, center, scale)
-        if self.neighbours:
-            around = neighbour_landmarks(own, center, scale, self.neighbours)  # (F, K, 33, 4)
-            alone = self.split == "train" and rng.random() < ALONE
-            entries["neighbours"] = torch.zeros_like(around) if alone else around
         return entries | {
-            "landmarks": own,
+            "landmarks": normalise_landmarks(detected, center, scale),
             "joint_visible": torch.from_numpy(visible[:, count:]),
             "detected": seen,
             "image_size": torch.tensor(camera.image_size).expand(frames, 2),
@@ -470,16 +478,17 @@ def _jitter_box(center: Tensor, scale: Tensor, rng: np.random.Generator) -> tupl
     return center + (shift + shake) * 200 * scale[:, None], scale * size
 
 
-def _cut(sample: dict[str, Any], start: int, stop: int) -> dict[str, Any]:
-    """Frames [start, stop) of a sample; a single frame has no contact labels."""
+def _cut(sample: dict[str, Any], part: slice) -> dict[str, Any]:
+    """Some frames of a sample; single ones have no contact labels."""
     frames = len(sample["rotation"])
+    start, stop, step = part.indices(frames)
     window = {}
     for key, value in sample.items():
         if key == "contact_label":
-            if stop - start == 1:
+            if stop - start == 1 or step > 1:
                 continue
             value = value[start : stop - 1]
         elif isinstance(value, Tensor | list) and len(value) == frames and key != "world2cano":
-            value = value[start:stop]
+            value = value[start:stop:step]
         window[key] = value
     return window
