@@ -50,7 +50,7 @@ class KeypointBackbone(Backbone):
         self.norm = nn.LayerNorm(out_channels)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """Tokens (B, F, N, out_channels) of batch["landmarks"] (B, F, N, 4) and ["neighbours"] (B, F, K, N, 4).
+        """Tokens (B, F, N, C) of batch["landmarks"] (B, F, N, 4) and batch["neighbours"] (B, F, K, N, 4).
 
         Without neighbours in the batch each frame stands for itself: they count as unseen.
         """

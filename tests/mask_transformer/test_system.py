@@ -11,15 +11,19 @@ import torch
 from omegaconf import OmegaConf
 
 from models.mask_transformer import pictures
+from models.mask_transformer.build import build_placement
 from models.mask_transformer.callbacks import training_callbacks
 from models.mask_transformer.data.mixed import MixedDataset
 from models.mask_transformer.data.module import ResumableSampler, collate
 from models.mask_transformer.noise import add_noise, noise_level
 from models.mask_transformer.optimisation import build_scheduler
 from models.mask_transformer.pictures import ClipPictures, picture_folder
+from models.mask_transformer.placement import LandmarkPlacement
 from models.mask_transformer.results import ResultsWriter
-from models.mask_transformer.system import MoRoSystem, equal_lengths
+from models.mask_transformer.system import MoRoSystem, Recovered, equal_lengths
+from moro.body.loading import load_body_model
 from moro.errors import MoroError
+from moro.geometry.camera import project
 from moro.io.results import read_results
 from moro.io.scenes import read_image
 from tests.mask_transformer.fake_data import (
@@ -27,6 +31,7 @@ from tests.mask_transformer.fake_data import (
     TOKENS,
     FakeClips,
     FakeDataModule,
+    joint_regressor,
     small_config,
     small_system,
 )
@@ -307,6 +312,40 @@ def test_recover_without_ground_truth() -> None:
     assert int(found.ids.max()) < system.mask_transformer.mask_id
     expected = found.local_mesh @ found.rotation.mT + found.translation
     torch.testing.assert_close(found.vertices, expected)
+
+
+def test_bodies_are_put_on_the_landmarks() -> None:
+    system, data = make("video_train", "model.mode=inference")
+    batch = first_batch(data)
+    place = LandmarkPlacement(joint_regressor(33))
+    pose = batch["mesh"][:, 2:5], batch["rotation"]
+    off = batch["translation"] + 0.5
+    found = place(batch, *pose, off, slice(2, 5))
+    assert found.shape == off.shape and (found - batch["translation"])[:, 2:5].norm(dim=-1).max() < 0.05
+    before = system.eval().recover(batch)
+    system.placement = place
+    after = system.recover(batch)
+    assert not place.state_dict() and not torch.allclose(after.translation, before.translation)
+    expected = after.local_mesh @ after.rotation.mT + after.translation
+    torch.testing.assert_close(after.vertices, expected)
+
+    def off_by(recovered: Recovered) -> float:
+        pixels = project(joint_regressor(33) @ recovered.vertices, batch["K"])
+        seen = batch["landmarks"][..., :2] * 100 + batch["center"][..., None, :]
+        return float((pixels - seen).norm(dim=-1).mean())
+
+    assert off_by(after) < off_by(before)
+
+
+def test_only_bodies_with_landmarks_can_be_placed(repository: Path) -> None:
+    cfg = small_config("video_train", "model.test.place=true")
+    body = load_body_model(repository / "body_models", "open")
+    assert build_placement(cfg, body) is not None
+    cfg.model.test.place = False
+    assert build_placement(cfg, body) is None
+    cfg.model.test.place, body.landmark_regressor = True, None
+    with pytest.raises(MoroError, match="model.test.place"):
+        build_placement(cfg, body)
 
 
 def test_equal_lengths_cuts_the_padding() -> None:
