@@ -48,6 +48,7 @@ from moro.config import slug
 from moro.errors import MoroError
 from moro.io.atomic import atomic_path
 from moro.io.results import write_results
+from moro.io.row_file import RowFile
 from moro.video.ahead import read_ahead
 from moro.video.blazepose import BlazePose
 from moro.video.reader import VideoFrames, open_video
@@ -304,7 +305,7 @@ def recover_meshes(
         add_crops(people, frames, tuple(cfg.dataset.crop_res), folder / WORK_FOLDER)
     dataset = DemoDataset(people, K, cfg.dataset.clip_len, cfg.dataset.overlap_len)
     tokens = FrameTokens(system.backbone, dataset, system.device)
-    vertices: dict[str, NDArray] = {}
+    vertices: dict[str, RowFile] = {}
     contact: dict[str, NDArray] = {}
     for index in tqdm(range(len(dataset)), desc="recover", unit="window", disable=None):
         window = dataset.windows[index]
@@ -312,12 +313,11 @@ def recover_meshes(
         result = recover_window(cfg, system, dataset[index], tokens, window)
         if name not in vertices:
             shape = (length, *result.vertices.shape[2:])
-            vertices[name] = np.lib.format.open_memmap(meshes_file(folder, name), "w+", np.float32, shape)
+            vertices[name] = RowFile.create(meshes_file(folder, name), shape, np.float32)
             contact[name] = np.zeros((length, result.contact.shape[-1]), bool)
         vertices[name][window.first : window.last] = result.vertices[0].float().cpu().numpy()
         contact[name][window.first : window.last] = (result.contact[0, window.kept] > 0).cpu().numpy()
-    for meshes in vertices.values():
-        meshes.flush()
+        del result  # before the next window makes its own
     return contact
 
 
@@ -342,22 +342,13 @@ def fit_people(
 ) -> list[BodyFit]:
     """Parameters of every person's meshes; meanwhile a thread writes them as results.pkl (zlib is slow)."""
     body = load_body_model(cfg.dataset.bm_path, cfg.dataset.model_type)
+    meshes = {person.name: RowFile(meshes_file(folder, person.name)) for person in people}
     with ThreadPoolExecutor(1) as writer:
         written = [
-            writer.submit(
-                write_results,
-                folder / person.name / "results.pkl",
-                frame_names,
-                np.load(meshes_file(folder, person.name), mmap_mode="r"),
-                contacts[person.name],
-            )
-            for person in people
+            writer.submit(write_results, folder / name / "results.pkl", frame_names, found, contacts[name])
+            for name, found in meshes.items()
         ]
-        # r+: torch wants to be able to write
-        fits = [
-            fit_person(body, np.load(meshes_file(folder, person.name), mmap_mode="r+"), person.name)
-            for person in people
-        ]
+        fits = [fit_person(body, found, name) for name, found in meshes.items()]
         for job in written:
             job.result()  # raises what went wrong
     return fits
