@@ -49,6 +49,7 @@ from moro.errors import MoroError
 from moro.io.atomic import atomic_path
 from moro.io.results import write_results
 from moro.io.row_file import RowFile
+from moro.memory import give_back
 from moro.video.ahead import read_ahead
 from moro.video.blazepose import BlazePose
 from moro.video.reader import VideoFrames, open_video
@@ -185,6 +186,7 @@ def recover_video(cfg: DictConfig, load: Callable[[Path], MoRoSystem] | None = N
         system = load_system(cfg, checkpoint) if load is None else load(checkpoint)
 
     tracks = tracks_of(cfg, frames, work)
+    give_back()
     size = (frames.width, frames.height)
     uses_boxes = cfg.model.backbone.type != "keypoints" and choose_tracker(cfg.demo.tracker) == "yolo"
     people = [condition_of_track(track, f"id{k}", size, uses_boxes) for k, track in enumerate(tracks)]
@@ -318,6 +320,7 @@ def recover_meshes(
         vertices[name][window.first : window.last] = result.vertices[0].float().cpu().numpy()
         contact[name][window.first : window.last] = (result.contact[0, window.kept] > 0).cpu().numpy()
         del result  # before the next window makes its own
+        give_back()
     return contact
 
 
