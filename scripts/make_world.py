@@ -4,7 +4,8 @@
     python train_mask_transformer.py data=egobody dataset.dataset_root=worlds/EgoBody \\
         dataset.bm_path=worlds/standin_body_models ...
 
-People, cameras, occluders and labels are generated; pictures are rendered. The body models beside the
+Cameras, occluders and labels are generated, pictures rendered; people perform generated motion, or captured
+motion with --motions. The body models beside the
 data are stand-ins made of the open body, so numbers from such a world say nothing about published ones.
 """
 
@@ -24,7 +25,7 @@ ALL = "all"
 
 def main(argv: list[str] | None = None) -> None:
     args = _parse(argv)
-    size = WorldSize(args.frames, args.recordings)
+    size = WorldSize(args.frames, args.recordings, args.motions)
     for name in list(FORMATS) if args.format == ALL else [args.format]:
         logger.info("wrote %s", make_world(name, args.out, args.seed, size, args.bm_path, args.vertices))
 
@@ -38,6 +39,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--frames", type=int, default=12, help="per recording")
     parser.add_argument("--recordings", type=int, default=2)
+    parser.add_argument(
+        "--motions", type=Path, help="output of process_mocap, for captured motion (default: generated)"
+    )
     parser.add_argument("--bm_path", type=Path, default=Path("body_models"), help="folder with the open body")
     parser.add_argument("--vertices", type=int, help="of the stand-in body models, e.g. SMPL-X's 9383")
     return parser.parse_args(argv)

@@ -107,6 +107,12 @@ def test_a_stage_resumes(workplace: Workplace, tokenizer: Path, stages: Path) ->
     assert last["global_step"] == 4
 
 
+def test_a_trained_stage_is_validated(workplace: Workplace, tokenizer: Path, stages: Path) -> None:
+    words = ("option=video_pretrain", *tiny_stage(tokenizer, 2), "mode=val")
+    output = workplace.run("train_mask_transformer.py", *words)
+    assert "val/" in output and "mpjpe" in output
+
+
 @pytest.mark.parametrize("order", ["[inference,video_train]", "[video_train,inference]"])
 def test_inference_in_either_order(workplace: Workplace, tokenizer: Path, stages: Path, order: str) -> None:
     workplace.run(

@@ -111,6 +111,7 @@ def generate(
     tokens = network.embed(ids)
     passes = num_passes(masked, options.timesteps)
     for step in range(passes):
+        output = logits = probabilities = None  # of the pass before: room for this one
         hidden = lowest(scores, masked_counts(initial, step, passes))
         ids = ids.masked_fill(hidden.view_as(ids), network.mask_id)
         output = guided_pass(network, ids, image, cano_input, options.cond_scale)

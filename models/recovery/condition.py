@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from moro.geometry.boxes import box_from_landmarks, box_from_points, fill_gaps, normalise_landmarks
 from moro.geometry.crop import crop_image
+from moro.io.row_file import RowFile
 from moro.video.ahead import read_ahead
 from moro.video.reader import VideoFrames
 from moro.video.tracks import Track
@@ -27,7 +28,7 @@ class PersonCondition:
     scale      (L,)            side / 200
     seen       (L,) bool       frames with a detection
     landmarks  (L, 33, 4)      in box coordinates (docs/design.md 4.3)
-    crops      (L, h, w, 3)    uint8 RGB, only for backbones that look at images; may lie on disk
+    crops      (L, h, w, 3)    uint8 RGB, only for backbones that look at images
     """
 
     name: str
@@ -35,7 +36,7 @@ class PersonCondition:
     scale: Tensor
     seen: NDArray
     landmarks: Tensor
-    crops: NDArray | None = None
+    crops: NDArray | RowFile | None = None
 
 
 def condition_of_track(
@@ -71,15 +72,13 @@ def add_crops(
     """
     folder.mkdir(parents=True, exist_ok=True)
     for person in people:
-        person.crops = np.lib.format.open_memmap(
-            crops_file(folder, person.name), "w+", np.uint8, (len(frames), *size, 3)
-        )
+        person.crops = RowFile.create(crops_file(folder, person.name), (len(frames), *size, 3), np.uint8)
     with closing(read_ahead(frames)) as decoded:
         shown = tqdm(decoded, total=len(frames), desc="crop", unit="frame", disable=None)
         for index, frame in enumerate(shown):
             for person in people:
                 center, scale = person.center[index].numpy(), float(person.scale[index])
-                person.crops[index] = crop_image(frame, center, scale, size)
+                person.crops[index : index + 1] = crop_image(frame, center, scale, size)
 
 
 def crops_file(folder: Path, name: str) -> Path:

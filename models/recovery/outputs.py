@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.recovery.condition import PersonCondition
-from moro.body.fitting import BodyFit, fit_body
+from moro.body.fitting import BodyFit, Meshes, fit_body
 from moro.body.model import BodyModel
 from moro.export.amass import write_motion_npz
 from moro.export.glb import write_motion_glb
@@ -38,8 +38,8 @@ class RecoveredPerson:
     fit: BodyFit
 
 
-def fit_person(body: BodyModel, vertices: NDArray, name: str) -> BodyFit:
-    """Parameters, joints and soles of the body that follows the recovered meshes (L, V, 3), maybe on disk."""
+def fit_person(body: BodyModel, vertices: Meshes, name: str) -> BodyFit:
+    """Parameters, joints and soles of the body that follows the recovered meshes (L, V, 3)."""
     fit = fit_body(body, vertices, points=sole_vertices(body.v_template.cpu().numpy()))
     logger.info("%s: fit within %.1f mm of the mesh", name, 1000 * float(fit.vertex_error.mean()))
     return fit

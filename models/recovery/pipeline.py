@@ -48,6 +48,8 @@ from moro.config import slug
 from moro.errors import MoroError
 from moro.io.atomic import atomic_path
 from moro.io.results import write_results
+from moro.io.row_file import RowFile
+from moro.memory import give_back
 from moro.video.ahead import read_ahead
 from moro.video.blazepose import BlazePose
 from moro.video.reader import VideoFrames, open_video
@@ -184,6 +186,7 @@ def recover_video(cfg: DictConfig, load: Callable[[Path], MoRoSystem] | None = N
         system = load_system(cfg, checkpoint) if load is None else load(checkpoint)
 
     tracks = tracks_of(cfg, frames, work)
+    give_back()
     size = (frames.width, frames.height)
     uses_boxes = cfg.model.backbone.type != "keypoints" and choose_tracker(cfg.demo.tracker) == "yolo"
     people = [condition_of_track(track, f"id{k}", size, uses_boxes) for k, track in enumerate(tracks)]
@@ -305,7 +308,7 @@ def recover_meshes(
     neighbours = cfg.model.backbone.neighbours
     dataset = DemoDataset(people, K, cfg.dataset.clip_len, cfg.dataset.overlap_len, neighbours)
     tokens = FrameTokens(system.backbone, dataset, system.device)
-    vertices: dict[str, NDArray] = {}
+    vertices: dict[str, RowFile] = {}
     contact: dict[str, NDArray] = {}
     for index in tqdm(range(len(dataset)), desc="recover", unit="window", disable=None):
         window = dataset.windows[index]
@@ -313,12 +316,12 @@ def recover_meshes(
         result = recover_window(cfg, system, dataset[index], tokens, window)
         if name not in vertices:
             shape = (length, *result.vertices.shape[2:])
-            vertices[name] = np.lib.format.open_memmap(meshes_file(folder, name), "w+", np.float32, shape)
+            vertices[name] = RowFile.create(meshes_file(folder, name), shape, np.float32)
             contact[name] = np.zeros((length, result.contact.shape[-1]), bool)
         vertices[name][window.first : window.last] = result.vertices[0].float().cpu().numpy()
         contact[name][window.first : window.last] = (result.contact[0, window.kept] > 0).cpu().numpy()
-    for meshes in vertices.values():
-        meshes.flush()
+        del result  # before the next window makes its own
+        give_back()
     return contact
 
 
@@ -343,22 +346,13 @@ def fit_people(
 ) -> list[BodyFit]:
     """Parameters of every person's meshes; meanwhile a thread writes them as results.pkl (zlib is slow)."""
     body = load_body_model(cfg.dataset.bm_path, cfg.dataset.model_type)
+    meshes = {person.name: RowFile(meshes_file(folder, person.name)) for person in people}
     with ThreadPoolExecutor(1) as writer:
         written = [
-            writer.submit(
-                write_results,
-                folder / person.name / "results.pkl",
-                frame_names,
-                np.load(meshes_file(folder, person.name), mmap_mode="r"),
-                contacts[person.name],
-            )
-            for person in people
+            writer.submit(write_results, folder / name / "results.pkl", frame_names, found, contacts[name])
+            for name, found in meshes.items()
         ]
-        # r+: torch wants to be able to write
-        fits = [
-            fit_person(body, np.load(meshes_file(folder, person.name), mmap_mode="r+"), person.name)
-            for person in people
-        ]
+        fits = [fit_person(body, found, name) for name, found in meshes.items()]
         for job in written:
             job.result()  # raises what went wrong
     return fits

@@ -25,6 +25,7 @@ from moro.body.model import BodyModel
 from moro.errors import MoroError
 from moro.geometry.alignment import similarity_transform
 from moro.io.qualisys import CalibratedCamera, read_calibration
+from moro.io.row_file import RowFile
 from moro.metrics import acceleration_error, jitter, mean_error, pa_error
 from moro.video.blazepose import BlazePose
 from moro.video.reader import open_video
@@ -139,7 +140,7 @@ def recover_landmarks(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         recover_meshes(cfg, system, [person], K, folder)
-        fit = fit_body(body, np.load(meshes_file(folder, person.name)))
+        fit = fit_body(body, RowFile(meshes_file(folder, person.name)))
     return fit.rebuild(body).landmarks()
 
 

@@ -6,7 +6,7 @@ time and leaves no rotation to discard. Toes are fitted too. For the evaluation 
 works as the original's does, so that numbers can be compared.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,9 @@ from torch import Tensor, nn
 from moro.body.model import BodyModel, BodyOutput
 from moro.body.skeleton import NUM_BODY_JOINTS
 from moro.errors import MoroError
+from moro.io.row_file import RowFile
+
+Meshes = Tensor | np.ndarray | RowFile  # (T, V, 3); a chunk is read at a time
 
 
 @dataclass
@@ -60,7 +63,7 @@ class BodyFit:
 @torch.no_grad()
 def fit_body(
     body: BodyModel,
-    vertices: Tensor | np.ndarray,
+    vertices: Meshes,
     *,
     num_iter: int = 2,
     beta_regularizer: float = 1e-4,
@@ -72,7 +75,7 @@ def fit_body(
 ) -> BodyFit:
     """Fit pose, translation and shape of `body` to meshes of its own topology (spec: data 7).
 
-    vertices          (T, V, 3) body surface, metres, any frame; may lie on disk, a chunk is read at a time
+    vertices          (T, V, 3) body surface, metres, any frame
     num_iter          rounds of the per-frame pose fit with known shape; the original has one
     beta_regularizer  pull of betas 3.. towards zero, per frame, in square metres (the first two are free).
                       The original's 1 shrinks betas that move a vertex by few millimetres almost to zero
@@ -85,7 +88,7 @@ def fit_body(
     returns           BodyFit on the device of `body`, float32
     raises            MoroError: wrong shape, no frames, values that are not finite
     """
-    vertices = _checked_vertices(body, vertices, chunk)
+    _check_vertices(body, vertices, chunk)
     fitter = BodyFitter(_FitterModel(body, range(NUM_BODY_JOINTS), "body")).to(body.v_template.device)
     followed = torch.as_tensor(np.zeros(0) if points is None else points).long()
     shared = None
@@ -93,8 +96,7 @@ def fit_body(
         shared = _shared_betas(fitter, body, vertices, beta_regularizer, chunk, shape_frames, shape_iter)
 
     parts = []
-    for target in vertices.split(chunk):
-        target = target.to(body.v_template)
+    for target in _parts(body, vertices, chunk):
         if shared is None:
             start = fitter.fit(target, num_iter=shape_iter, beta_regularizer=beta_regularizer,
                                requested_keys=["shape_betas"])  # fmt: skip
@@ -107,7 +109,7 @@ def fit_body(
 
 
 @torch.no_grad()
-def fit_body_as_published(body: BodyModel, vertices: Tensor | np.ndarray, *, chunk: int = 64) -> BodyFit:
+def fit_body_as_published(body: BodyModel, vertices: Meshes, *, chunk: int = 64) -> BodyFit:
     """The fit of the original's evaluation (spec: data 7): one round, one shape, betas pulled to 0 by 1 m².
 
     All joints of the body are fitted, and the first 22 used. Toes turn with the ankles and ten joints are
@@ -115,14 +117,14 @@ def fit_body_as_published(body: BodyModel, vertices: Tensor | np.ndarray, *, chu
     meshes lack the eyeballs; with smplfitter 0.6 the head would then be free to turn about the axis to the
     jaw (18 instead of 5 mm), so the eyes are taken for part of the head.
 
-    vertices  (T, V, 3) body surface, metres, any frame; may lie on disk
+    vertices  (T, V, 3) body surface, metres, any frame
     raises    MoroError as `fit_body`
     """
-    vertices = _checked_vertices(body, vertices, chunk)
+    _check_vertices(body, vertices, chunk)
     joints = [j for j in range(body.num_joints) if j < NUM_BODY_JOINTS or "eye" not in body.joint_names[j]]
     fitter = BodyFitter(_FitterModel(body, joints, "smplx")).to(body.v_template.device)
     fit = fitter.fit_streaming(
-        lambda: ((target.to(body.v_template),) for target in vertices.split(chunk)),
+        lambda: ((target,) for target in _parts(body, vertices, chunk)),
         num_iter=1,
         beta_regularizer=1.0,
         requested_keys=["pose_rotvecs", "shape_betas"],
@@ -130,8 +132,10 @@ def fit_body_as_published(body: BodyModel, vertices: Tensor | np.ndarray, *, chu
     betas, rotvecs = fit["shape_betas"], fit["pose_rotvecs"][:, : 3 * NUM_BODY_JOINTS]
     none = torch.zeros(0, dtype=torch.long)
     parts = [
-        _as_fit(body, target.to(body.v_template), *rest, none)
-        for target, *rest in zip(*(v.split(chunk) for v in (vertices, rotvecs, fit["trans"], betas)))
+        _as_fit(body, target, *rest, none)
+        for target, *rest in zip(
+            _parts(body, vertices, chunk), *(v.split(chunk) for v in (rotvecs, fit["trans"], betas))
+        )
     ]
     return _join(parts, betas[0])
 
@@ -186,28 +190,32 @@ def _merged_weights(body: BodyModel, joints: Sequence[int]) -> Tensor:
     return weights[:, joints]
 
 
-def _checked_vertices(body: BodyModel, vertices: Tensor | np.ndarray, chunk: int) -> Tensor:
-    vertices = torch.as_tensor(vertices).detach()
-    if vertices.ndim != 3 or vertices.shape[1:] != (body.num_vertices, 3):
+def _parts(body: BodyModel, vertices: Meshes, chunk: int) -> Iterator[Tensor]:
+    """The meshes, `chunk` of them at a time, as tensors like those of the body."""
+    for start in range(0, len(vertices), chunk):
+        yield torch.as_tensor(vertices[start : start + chunk]).detach().to(body.v_template)
+
+
+def _check_vertices(body: BodyModel, vertices: Meshes, chunk: int) -> None:
+    if len(vertices.shape) != 3 or vertices.shape[1:] != (body.num_vertices, 3):
         raise MoroError(
             f"vertices to fit with body {body.body_id} must be (T, {body.num_vertices}, 3), "
             f"got {tuple(vertices.shape)}; use the body the meshes were made with"
         )
     if len(vertices) == 0:
         raise MoroError("there are no frames to fit; give at least one mesh")
-    bad = torch.cat([~part.flatten(1).isfinite().all(1) for part in vertices.split(chunk)])  # (T,)
+    bad = torch.cat([~p.flatten(1).isfinite().all(1) for p in _parts(body, vertices, chunk)])  # (T,)
     if bad.any():
         raise MoroError(
             f"vertices to fit are not finite in {int(bad.sum())} frame(s), the first is frame "
             f"{int(bad.nonzero()[0])}; leave such frames out"
         )
-    return vertices
 
 
 def _shared_betas(
     fitter: BodyFitter,
     body: BodyModel,
-    vertices: Tensor,
+    vertices: Meshes,
     regularizer: float,
     chunk: int,
     frames: int | None,
@@ -215,10 +223,10 @@ def _shared_betas(
 ) -> Tensor:
     """One shape (B,) for all frames, by normal equations summed over chunks."""
     if frames is not None and len(vertices) > frames:
-        picks = torch.linspace(0, len(vertices) - 1, frames, device=vertices.device).round().long()
-        vertices = vertices[picks]
+        picks = torch.linspace(0, len(vertices) - 1, frames).round().long().tolist()
+        vertices = torch.cat([torch.as_tensor(vertices[pick : pick + 1]) for pick in picks])
     fit = fitter.fit_streaming(
-        lambda: ((target.to(body.v_template),) for target in vertices.split(chunk)),
+        lambda: ((target,) for target in _parts(body, vertices, chunk)),
         num_iter=rounds,
         beta_regularizer=regularizer,
         final_adjust_rots=False,

@@ -1,8 +1,13 @@
 """The square crop of a person (spec: data 2.7, 2.10)."""
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 from PIL import Image
+
+# upper left, lower right corner (2,) (x, y) within an image -> the pixels [upper, lower)
+Pixels = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def crop_window(center: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
@@ -13,12 +18,17 @@ def crop_window(center: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarra
 
 
 def crop_image(
-    image: np.ndarray, center: np.ndarray, scale: float, resolution: tuple[int, int] = (256, 256)
+    image: np.ndarray,
+    center: np.ndarray,
+    scale: float,
+    resolution: tuple[int, int] = (256, 256),
+    pixels: Pixels | None = None,
 ) -> np.ndarray:
     """Crop of video data, resized with PIL's bilinear filter (spec: data 2.7).
 
     image    (H, W, 3) uint8
     center   (2,) pixels;  scale: side / 200;  resolution: (height, width)
+    pixels   gives part of what `image` becomes before it is cut, if it does: only the box's part is made
     returns  (height, width, 3) uint8; black where the box has left the image or is over three times its size,
              so that the model has to infer the person from the context
     """
@@ -29,7 +39,7 @@ def crop_image(
     outside = upper[0] >= W or upper[1] >= H or lower[0] < 0 or lower[1] < 0
     if outside or height > 3 * H or width > 3 * W or width < 1 or height < 1:
         return black
-    window = _cut(image, upper, lower)
+    window = _cut(image, upper, lower, pixels)
     resized = Image.fromarray(window).resize(resolution[::-1], Image.Resampling.BILINEAR)
     return np.asarray(resized)
 
@@ -67,13 +77,13 @@ def crop_image_rotated(
     return (resized / resized.dtype.type(255)).astype(np.float32, copy=False)
 
 
-def _cut(image: np.ndarray, upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
-    """Pixels [upper, lower) of an image, zero where they lie outside."""
+def _cut(image: np.ndarray, upper: np.ndarray, lower: np.ndarray, pixels: Pixels | None = None) -> np.ndarray:
+    """Pixels [upper, lower) of an image, or of what `pixels` makes of it; zero where they lie outside."""
     H, W = image.shape[:2]
     width, height = np.maximum(lower - upper, 1)
     window = np.zeros((height, width, image.shape[2]), dtype=image.dtype)
-    x0, x1 = max(0, upper[0]), min(W, lower[0])
-    y0, y1 = max(0, upper[1]), min(H, lower[1])
+    (x0, y0), (x1, y1) = first, last = np.maximum(upper, 0), np.minimum(lower, (W, H))
     if x0 < x1 and y0 < y1:
-        window[y0 - upper[1] : y1 - upper[1], x0 - upper[0] : x1 - upper[0]] = image[y0:y1, x0:x1]
+        part = image[y0:y1, x0:x1] if pixels is None else pixels(first, last)
+        window[y0 - upper[1] : y1 - upper[1], x0 - upper[0] : x1 - upper[0]] = part
     return window

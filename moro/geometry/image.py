@@ -9,6 +9,7 @@ IMAGE_STD = (0.229, 0.224, 0.225)
 
 def normalise_image(image: Tensor) -> Tensor:
     """image (*, H, W, 3) RGB, uint8 or float in [0, 1] → (*, 3, H, W) float32, ImageNet-normalised."""
-    mean, std = torch.tensor(IMAGE_MEAN), torch.tensor(IMAGE_STD)
-    image = image if image.is_floating_point() else image.float() / 255
-    return ((image - mean) / std).movedim(-1, -3)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGE_MEAN, IMAGE_STD))  # (3, 1, 1)
+    image = image.movedim(-1, -3).contiguous()  # one number for a plane, not three in turns: much faster
+    image = image if image.is_floating_point() else image.float().div_(255)
+    return (image - mean).div_(std)

@@ -37,6 +37,15 @@ def load_arrays(path: Path | None, state: str) -> dict[str, np.ndarray] | None:
     return None
 
 
+def is_made_from(path: Path, state: str) -> bool:
+    """Whether an npz file is there and its array `state` says that it was made from this state."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return "state" in file.files and str(file["state"]) == state
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return False
+
+
 def keep_arrays(path: Path | None, state: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays (none named "state") for `load_arrays`; a disk that cannot be written to is no error."""
     if path is None:

@@ -7,33 +7,55 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import joblib
 import numpy as np
 from joblib import numpy_pickle
+from joblib.compressor import BinaryZlibFile
 
 from moro.errors import MoroError
 from moro.io.atomic import atomic_path
+from moro.io.row_file import RowFile
 
 COMPRESSION = 3
+ROWS = 64  # of a `RowFile` written at once
 
 
 def write_results(
-    path: str | Path, frame_name: Sequence[str], verts: np.ndarray, contact: np.ndarray | None
+    path: str | Path, frame_name: Sequence[str], verts: np.ndarray | RowFile, contact: np.ndarray | None
 ) -> None:
     """Write results.pkl, whole or not at all (spec: models 6.4).
 
     frame_name  L image names
-    verts       (L, V, 3)  camera frame, metres; may lie on disk, it is streamed
+    verts       (L, V, 3)  camera frame, metres; what lies in a file is streamed
     contact     (L, C)     0 or 1; None where the task has none (zeros are written)
     """
     contact = np.zeros((len(verts), 4)) if contact is None else contact
     content = {
         "frame_name": np.array(list(frame_name))[None],  # (1, L)
-        "verts": np.asarray(verts, np.float32)[None],  # (1, L, V, 3)
+        "verts": verts if isinstance(verts, RowFile) else np.asarray(verts, np.float32)[None],  # (1, L, V, 3)
         "contact": np.asarray(contact, np.float32)[None],  # (1, L, C)
     }
-    with atomic_path(path) as temporary:
-        joblib.dump(content, temporary, compress=COMPRESSION)
+    with (
+        atomic_path(path) as temporary,
+        BinaryZlibFile(str(temporary), "wb", compresslevel=COMPRESSION) as compressed,
+        io.BufferedWriter(compressed) as file,
+    ):
+        _StreamedArrays(file).dump(content)
+
+
+class _StreamedArrays(numpy_pickle.NumpyPickler):
+    """What joblib.dump does, and for a `RowFile` (L, *) what it would do with an array (1, L, *)."""
+
+    def save(self, obj: Any) -> None:
+        if not isinstance(obj, RowFile):
+            super().save(obj)
+            return
+        shape = (1, *obj.shape)
+        wrapper = numpy_pickle.NumpyArrayWrapper(np.ndarray, shape, "C", obj.dtype, allow_mmap=True)
+        super().save(wrapper)
+        self.framer.commit_frame(force=True)
+        wrapper.write_array(np.empty(0, obj.dtype), self)  # the padding before the numbers
+        for start in range(0, len(obj), ROWS):
+            self.file_handle.write(obj[start : start + ROWS].tobytes())
 
 
 def read_results(path: str | Path) -> dict[str, np.ndarray]:

@@ -164,8 +164,7 @@ def read_image(path: str | Path) -> NDArray | None:
         data = np.frombuffer(Path(path).read_bytes(), np.uint8)
     except OSError:
         return None
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
-    return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if len(data) else None
 
 
 def write_image(path: str | Path, image: NDArray, quality: int = 95) -> None:

@@ -4,7 +4,6 @@ import argparse
 import json
 import logging
 import os
-import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +13,7 @@ import numpy as np
 
 from moro.errors import MoroError
 from moro.geometry.boxes import MARGIN
+from moro.io.array_cache import is_made_from, state_of
 from moro.io.atomic import atomic_path
 from moro.parallel import parallel_map
 
@@ -68,25 +68,18 @@ def read_person(path: Path, person: int) -> np.ndarray:
 
 
 def make(job: Job, force: bool = False) -> bool:
-    """Write one box file; False if it is there already and holds these frames."""
-    if not force and _finished(job):
+    """Write one box file; False if it is there already, made from these files as they are now."""
+    state = state_of(job.frames, job.person, *job.files)
+    if not force and is_made_from(job.output, state):
         return False
     arrays = boxes_of(read_person(path, job.person) for path in job.files)
     with atomic_path(job.output) as temporary:
-        np.savez(temporary, frame_names=np.array(job.frames, np.str_), **arrays)
+        np.savez(temporary, frame_names=np.array(job.frames, np.str_), state=np.array(state), **arrays)
     return True
 
 
-def _finished(job: Job) -> bool:
-    try:
-        with np.load(job.output, allow_pickle=False) as file:
-            return "detected" in file.files and file["frame_names"].tolist() == job.frames
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return False
-
-
 def run(jobs: Sequence[Job], title: str, arguments: argparse.Namespace) -> None:
-    """Make all box files; those an interrupted run has finished are kept."""
+    """Make all box files; those that are there are kept, unless their detections have changed since."""
     if not jobs:
         raise MoroError(
             f"No detections found below {arguments.root}; give the data set's folder with --root."

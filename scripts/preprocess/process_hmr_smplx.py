@@ -8,7 +8,8 @@ Reads coco/coco.npz, mpii/mpii.npz, h36m_train/h36m_train.npz and mpi-inf-3dhp/m
 fitted, as many as training reads. The hand joints of SMPL (22, 23) are left out: nothing reads a hand pose.
 
 Needs <bm_path>/smpl/SMPL_NEUTRAL.{npz,pkl} (or basicmodel_neutral_lbs_10_207_0_v1.1.0.pkl there), SMPL-X
-neutral, and smpl2smplx_deftrafo_setup.pkl of SMPL-X's model transfer. Can be interrupted and started again.
+neutral, and smpl2smplx_deftrafo_setup.pkl of SMPL-X's model transfer. Can be interrupted and started again;
+what was made from labels that have changed since (the array `state` says so) is made anew.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from moro.body.loading import load_body_model
 from moro.body.model import BodyModel
 from moro.errors import MoroError, run_script
 from moro.geometry.rotation import rotvec_to_matrix
+from moro.io.array_cache import is_made_from, state_of
 from moro.io.atomic import atomic_path
 from moro.io.image_files import BETAS, POSE, SETS, ImageSet
 from moro.io.pickles import load_pickle
@@ -72,10 +74,11 @@ def main(argv: list[str] | None = None) -> None:
 def convert_set(kind: ImageSet, root: Path, bm_path: Path, jobs: int, force: bool = False) -> None:
     """Write <stem>_smplx.npz; finished parts are kept in .<stem>_smplx.parts until it is there."""
     source, target = kind.smpl_labels(root), kind.smplx_labels(root)
-    fields = _read(source)
-    if not force and _finished(target, fields):
+    state = state_of(source)
+    if not force and is_made_from(target, state):
         logger.info("%s is there already (--force makes it again)", target)
         return
+    fields = _read(source)
     parts = root / f".{target.stem}.parts"
     chunks = _chunks(fields, bm_path, parts)
     errors = list(parallel_map(convert_chunk, chunks, jobs, kind.stem, unit="chunk"))
@@ -83,7 +86,7 @@ def convert_set(kind: ImageSet, root: Path, bm_path: Path, jobs: int, force: boo
     if "global_t" not in fields:
         del converted["global_t"]
     with atomic_path(target) as temporary:
-        np.savez(temporary, **(fields | converted))
+        np.savez(temporary, state=np.array(state), **(fields | converted))
     shutil.rmtree(parts)
     logger.info("%s: %d labels, vertex error %.1f mm", target, len(fields["pose"]), 1e3 * np.mean(errors))
 
@@ -180,15 +183,6 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     if wrong:
         raise MoroError(f"{path}: {', '.join(wrong)} should be (N, 72), (N, 10), (N, 3); fetch it again.")
     return fields
-
-
-def _finished(target: Path, fields: dict[str, np.ndarray]) -> bool:
-    """The target is whole and has these labels' images."""
-    try:
-        with np.load(target, allow_pickle=False) as file:
-            return file["pose"].shape[1] >= POSE and np.array_equal(file["imgname"], fields["imgname"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return False
 
 
 def _chunks(fields: dict[str, np.ndarray], bm_path: Path, folder: Path) -> list[Chunk]:

@@ -12,6 +12,7 @@ from moro.body.fitting import BodyFit, _FitterModel, fit_body, fit_body_as_publi
 from moro.body.loading import load_body_model
 from moro.body.model import BodyData, BodyModel, BodyOutput
 from moro.errors import MoroError
+from moro.io.row_file import RowFile
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +146,18 @@ def test_chunks_change_nothing(
     parts = fit_body(body, vertices, chunk=5, shape_frames=shape_frames)
     assert distance(whole.rebuild(body).vertices, parts.rebuild(body).vertices).max() < 1e-3
     assert (whole.betas - parts.betas).abs().max() < 1e-2
+
+
+def test_meshes_may_lie_in_a_file(
+    body: BodyModel, posed: tuple[torch.Tensor, BodyOutput], tmp_path: Path
+) -> None:
+    vertices = posed[1].vertices[:6].contiguous().numpy()  # rows as in a file: sums are then the same
+    rows = RowFile.create(tmp_path / "meshes.npy", vertices.shape, np.float32)
+    rows[:] = vertices
+    options = {"num_iter": 1, "chunk": 4, "shape_frames": 2, "shape_iter": 1}
+    array, file = fit_body(body, vertices, **options), fit_body(body, rows, **options)
+    assert torch.equal(array.full_pose, file.full_pose) and torch.equal(array.betas, file.betas)
+    assert torch.equal(array.vertex_error, file.vertex_error)
 
 
 def test_one_shape_per_frame(body: BodyModel, posed: tuple[torch.Tensor, BodyOutput]) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from moro.body.loading import load_body_model
 from moro.errors import MoroError
+from moro.io.amass_files import PARAMETERS, open_parameters, split_parameters, write_recording
 from moro.synth.worlds import BODIES, WorldSize, make_world
 from scripts import make_world as command
 from scripts.preprocess import process_egobody_bbox, process_prox_bbox
@@ -52,6 +53,32 @@ def test_the_same_seed_gives_the_same_files(world, tmp_path: Path, repository: P
         for name in ("a", "b")
     ]
     assert digests[0] == digests[1] and len(digests[0]) == 3 * 3 + 2
+
+
+def test_people_perform_captured_motion(world, tmp_path: Path, repository: Path) -> None:
+    """That which stays in one place, in the frames asked for; none of it is performed twice."""
+    (tmp_path / BODIES).symlink_to(world("prox").root.parent / BODIES)
+    rng, frames, source = np.random.default_rng(0), 64, tmp_path / "open"
+    names = [*(f"cmu/a/walk_{n}" for n in range(5)), "cmu/a/leaves", "generated/a/b", "cmu/a/short"]
+    rows = []
+    for name in names:
+        length = 30 if name.endswith("short") else 80
+        pose = rng.normal(size=(1, 63)) * 0.2 + np.linspace(0, 0.5, length)[:, None]
+        transl = np.linspace(0, 3.0 if name.endswith("leaves") else 0.3, length)[:, None] * [1, 0, 0]
+        parts = {"body_pose": pose, "transl": transl}
+        write_recording(source / "motion", name, parts, np.zeros((length, 25, 3)))
+        rows.append({"path": f"{name}.npy", "family": "walk", "frames": length})
+    (source / "motion" / "index.json").write_text(json.dumps({"clips": rows}))
+    root = make_world("amass", tmp_path, 0, WorldSize(frames, 1, source), repository / "body_models")
+    files = [source / f"motion/{PARAMETERS}/{name}.npy" for name in names[:5]]
+    known = [split_parameters(open_parameters(path))["body_pose"][8:72] for path in files]
+    files = sorted((root / PARAMETERS).glob("*/*/*"))
+    performed = [split_parameters(open_parameters(path))["body_pose"] for path in files]
+    closest = [int(np.argmin([np.abs(own - other).max() for other in known])) for own in performed]
+    assert len(set(closest)) == len(performed) == 4
+    assert all(np.abs(own - known[n]).max() < 1e-4 for own, n in zip(performed, closest))
+    with pytest.raises(MoroError, match="holds 5 captured motions of 64 frames in one place, 8 are needed"):
+        make_world("amass", tmp_path, 0, WorldSize(frames, 2, source), repository / "body_models")
 
 
 def test_bad_arguments(tmp_path: Path, repository: Path) -> None:
@@ -111,6 +138,10 @@ def test_box_scripts(tmp_path: Path) -> None:
     before = (folder / "bbox_idx0.npz").stat().st_mtime_ns
     process_egobody_bbox.main(["--root", str(tmp_path), "--jobs", "1"])
     assert (folder / "bbox_idx0.npz").stat().st_mtime_ns == before
+    _detections(folder, "frame_00003", [points + [7, 0, 0]])
+    process_egobody_bbox.main(["--root", str(tmp_path), "--jobs", "1"])
+    with np.load(folder / "bbox_idx0.npz", allow_pickle=False) as file:
+        assert file["bboxes"][2].tolist() == [17, 20, 117, 70]  # not those of the file as it was
     with pytest.raises(MoroError, match="has no other"):
         process_egobody_bbox.main(["--root", str(tmp_path), "--recordings", "other"])
     with pytest.raises(MoroError, match="No detections"):

@@ -1,6 +1,7 @@
 """Stitching of windows and results.pkl (spec: models 6.3, 6.4)."""
 
 import pickle
+import zlib
 from pathlib import Path
 
 import joblib
@@ -15,6 +16,7 @@ from models.mask_transformer.results import ResultsWriter, result_folder, stitch
 from moro.config import compose_config
 from moro.errors import MoroError
 from moro.io.results import read_results, write_results
+from moro.io.row_file import RowFile
 
 
 def windows(length: int, clip: int, overlap: int) -> list[np.ndarray]:
@@ -90,6 +92,21 @@ def test_round_trip(tmp_path: Path) -> None:
         np.testing.assert_allclose(content["verts"][0], verts, rtol=1e-6)
         assert content["frame_name"].shape == (1, 5) and content["frame_name"][0, 4] == "frame_4.jpg"
         assert content["contact"].shape == (1, 5, 6)
+
+
+def test_meshes_in_a_file_are_written_like_an_array(tmp_path: Path) -> None:
+    """The same stream as that of joblib.dump, which the original writes with."""
+    verts = np.random.default_rng(0).normal(size=(150, 7, 3)).astype(np.float32)
+    rows = RowFile.create(tmp_path / "verts.npy", verts.shape, np.float32)
+    rows[:] = verts
+    names, contact = [f"{i}.jpg" for i in range(150)], np.ones((150, 4))
+    write_results(tmp_path / "a.pkl", names, rows, contact)
+    content = {"frame_name": np.array(names)[None], "verts": verts[None]}
+    content["contact"] = contact.astype(np.float32)[None]
+    joblib.dump(content, tmp_path / "b.pkl", compress=3)
+    write_results(tmp_path / "c.pkl", names, verts, contact)
+    a, b, c = (zlib.decompress((tmp_path / f"{name}.pkl").read_bytes()) for name in "abc")
+    assert a == b == c
 
 
 def test_uncompressed_and_plain_values_are_read(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Tokenizer files from generated AMASS, BEDLAM and MOYO folders."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -86,14 +87,23 @@ def test_an_interrupted_run_goes_on(amass_root: Path, tmp_path: Path,
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
-def test_finished_splits_stay_unless_forced(amass_root: Path, tmp_path: Path) -> None:
-    arguments = ["--root", str(amass_root), "--output", str(tmp_path)]
-    amass.main(arguments)
-    write_amass(amass_root / "SFU" / "a" / "c_poses.npz", 60, 5)
-    amass.main(arguments)
-    assert len(np.load(tmp_path / "val.npz")["gender"]) == 4
-    amass.main([*arguments, "--force"])
-    assert len(np.load(tmp_path / "val.npz")["gender"]) == 8
+def test_splits_stay_while_their_files_do(amass_root: Path, tmp_path: Path) -> None:
+    """Files that are added or replaced count, even by older ones: archives keep their files' dates."""
+    def run(*more: str) -> list[int]:
+        amass.main(["--root", str(amass_root), "--output", str(tmp_path), *more])
+        return [(tmp_path / f"{split}.npz").stat().st_mtime_ns for split in ("train", "val", "test")]
+
+    first = run()
+    assert run() == first
+    added, replaced = amass_root / "SFU" / "a" / "c_poses.npz", amass_root / "SSM" / "a" / "b_poses.npz"
+    write_amass(added, 60, 5)
+    poses = write_amass(replaced, 60, 6)
+    for file in (added, replaced):
+        os.utime(file, (1e9, 1e9))
+    second = run()
+    assert second[0] == first[0] and len(np.load(tmp_path / "val.npz")["gender"]) == 8
+    np.testing.assert_array_equal(np.load(tmp_path / "test.npz")["pose_body"], poses[12:48:10, 3:66])
+    assert all(late > early for late, early in zip(run("--force"), second))
 
 
 def test_bedlam(tmp_path: Path) -> None:
@@ -131,7 +141,7 @@ def test_files_of_a_small_world(name: str, script: ModuleType, raw: str, tmp_pat
     assert files == sorted(path.name for path in (tmp_path / "out").iterdir())
     for file in files:
         made, expected = (np.load(folder / file, allow_pickle=False) for folder in (tmp_path / "out", root))
-        assert set(made.files) == set(expected.files)
+        assert set(made.files) == {*expected.files, "state"}
         for key in expected.files:
             np.testing.assert_array_equal(made[key], expected[key])
     assert BodyParameters([root / file for file in files], 10).genders == ["neutral"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from moro.geometry.boxes import (
     jitter_center,
 )
 from moro.geometry.camera import project
-from moro.geometry.crop import crop_image, crop_window
+from moro.geometry.crop import crop_image
 from moro.geometry.image import normalise_image
 from moro.geometry.lens import Lens
 
@@ -88,24 +89,17 @@ class CropReader(ImageReader):
                 f"{path} is {found[0]}x{found[1]} pixels but its camera has {size[0]}x{size[1]}; "
                 "give the original images."
             )
-        if lens is not None or self.mirror:
-            image = self._rectified(image, center, scale, lens)
-        return crop_image(image, center, scale, self.resolution)
+        return crop_image(image, center, scale, self.resolution, partial(self._rectified, image, lens))
 
     def _rectified(
-        self, image: np.ndarray, center: np.ndarray, scale: float, lens: Lens | None
+        self, image: np.ndarray, lens: Lens | None, upper: np.ndarray, lower: np.ndarray
     ) -> np.ndarray:
-        """The image undistorted and turned, inside the box; black elsewhere, where nothing is read."""
-        H, W = image.shape[:2]
-        upper, lower = (np.clip(corner, 0, (W, H)) for corner in crop_window(center, scale))
-        canvas = np.zeros_like(image)
-        if (lower <= upper).any():
-            return canvas
-        x0, x1 = (W - lower[0], W - upper[0]) if self.mirror else (upper[0], lower[0])
-        corners = (x0, upper[1]), (x1, lower[1])
-        part = image[upper[1] : lower[1], x0:x1] if lens is None else lens.undistort(image, *corners)
-        canvas[upper[1] : lower[1], upper[0] : lower[0]] = part[:, ::-1] if self.mirror else part
-        return canvas
+        """Pixels [upper, lower), corners (x, y), of the image undistorted and turned."""
+        (x0, y0), (x1, y1) = upper, lower
+        if self.mirror:
+            x0, x1 = image.shape[1] - x1, image.shape[1] - x0
+        part = image[y0:y1, x0:x1] if lens is None else lens.undistort(image, (x0, y0), (x1, y1))
+        return part[:, ::-1] if self.mirror else part
 
 
 def boxes_of_joints(joints: Tensor, K: Tensor, dist_coeffs: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -34,10 +34,14 @@ BODIES = "standin_body_models"
 
 @dataclass(frozen=True)
 class WorldSize:
-    """How much is made: frames per recording, and recordings."""
+    """How much is made: frames per recording, and recordings; of which motion.
+
+    motions  output of process_mocap, whose captured motion people perform; None: generated motion
+    """
 
     frames: int = 12
     recordings: int = 2
+    motions: Path | None = None
 
 
 def make_world(

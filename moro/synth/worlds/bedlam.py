@@ -92,7 +92,8 @@ def write(out: Path, seed: int, size: WorldSize, bodies: Path) -> Path:
     )
     write_text(root / SCENE_NAMES, table.getvalue())
     for number, view in enumerate(views):
-        stage = make_stage((seed, number), size.frames, ["neutral"] * 2, SPOTS, bodies, box=(-0.5, -0.6))
+        genders = ["neutral"] * 2
+        stage = make_stage((seed, number), size.frames, genders, SPOTS, bodies, (-0.5, -0.6), size.motions)
         _write_images(image_folder(root, view.folder), view, stage)
         tracks = [track for person in range(2) for track in _tracks(view, stage.actors[person], person)]
         write_tracks(label_file(root, view.folder), tracks)

@@ -46,6 +46,7 @@ EYES = {
 FOCAL = {"master": 910.0, "sub_1": 905.0, "sub_2": 915.0, "sub_3": 912.0}
 DISTORTION = (0.10, -0.09, 0.0006, -0.0004, 0.02, 0.02, -0.01, 0.004)
 GENDERS = ("female", "male")
+SPOTS = ((-0.45, 0.1), (0.55, 0.25))
 
 
 def write(out: Path, seed: int, size: WorldSize, bodies: Path) -> Path:
@@ -53,9 +54,7 @@ def write(out: Path, seed: int, size: WorldSize, bodies: Path) -> Path:
     root = out / "EgoBody"
     names = [_recording(number) for number in range(size.recordings)]
     for number, (name, view, scene) in enumerate(names):
-        stage = make_stage(
-            (seed, number), size.frames, GENDERS, ((-0.45, 0.1), (0.55, 0.25)), bodies, box=(-0.5, -0.75)
-        )
+        stage = make_stage((seed, number), size.frames, GENDERS, SPOTS, bodies, (-0.5, -0.75), size.motions)
         _write_recording(root, name, ("master", view), scene, stage)
     for view in EYES:
         write_json(

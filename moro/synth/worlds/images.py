@@ -77,7 +77,7 @@ def _write(name: str, out: Path, seed: int, size: WorldSize, bodies: Path) -> Pa
     for recording in range(size.recordings):
         genders = ["neutral"] * look.people
         stage = make_stage(
-            (seed, number, recording), size.frames, genders, SPOTS, bodies, box=(-0.5, -0.75)
+            (seed, number, recording), size.frames, genders, SPOTS, bodies, (-0.5, -0.75), size.motions
         )
         photographer = Photographer(stage, _camera(look, recording))
         for frame in range(size.frames):

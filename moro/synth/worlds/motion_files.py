@@ -111,7 +111,7 @@ def _write_raw_amass(out: Path, seed: int, size: WorldSize, bodies: Path) -> dic
 def _actors(seed: tuple[int, int], size: WorldSize, count: int, bodies: Path) -> list[Actor]:
     frames = max(size.frames, FRAMES)
     genders, spots = ["neutral"] * count, [(0.0, 0.0)] * count
-    return make_stage(seed, frames, genders, spots, bodies, box=(0.0, 0.0)).actors
+    return make_stage(seed, frames, genders, spots, bodies, (0.0, 0.0), size.motions).actors
 
 
 def _upsampled(actor: Actor, step: int) -> Arrays:

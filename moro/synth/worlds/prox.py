@@ -34,7 +34,9 @@ def write(out: Path, seed: int, size: WorldSize, bodies: Path) -> Path:
     for number, name in enumerate(RECORDINGS[: size.recordings]):
         scene, subject, _ = name.split("_")
         gender = "female" if int(subject) in FEMALE else "male"
-        stage = make_stage((seed, number), size.frames, [gender], [(0.2, 0.0)], bodies, box=(0.1, -0.8))
+        stage = make_stage(
+            (seed, number), size.frames, [gender], [(0.2, 0.0)], bodies, (0.1, -0.8), size.motions
+        )
         cam2world = stage2scene(scene) @ torch.linalg.inv(camera.stage2cam)
         write_json(root / "cam2world" / f"{scene}.json", cam2world)
         _write_recording(root, name, Photographer(stage, camera))

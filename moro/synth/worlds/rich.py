@@ -38,7 +38,9 @@ def write(out: Path, seed: int, size: WorldSize, bodies: Path) -> Path:
     labels, boxes, scans, lines = {}, {}, {}, []
     for number, (sequence, view, scan, gender) in enumerate(RECORDINGS[: size.recordings]):
         camera = _camera(number)
-        stage = make_stage((seed, number), size.frames, [gender], [(0.0, 0.0)], bodies, box=(-0.2, -0.8))
+        stage = make_stage(
+            (seed, number), size.frames, [gender], [(0.0, 0.0)], bodies, (-0.2, -0.8), size.motions
+        )
         (actor,) = stage.actors
         video = f"test/{sequence}/cam_{view:02d}"
         _write_images(root / "images" / video, Photographer(stage, camera), view, size.frames)

@@ -25,6 +25,7 @@ from moro.io.atomic import atomic_path
 from moro.render.raster import rasterise
 from moro.render.scene import Mesh, render_overlay
 from moro.synth.motions import MotionClip, generate_clips
+from moro.synth.worlds.captured import captured_clips
 
 SURFACE = 0.1  # metres a point may lie behind a surface and still count as seen
 SHIRTS = ("orange", "teal", "purple", "lime")
@@ -121,14 +122,19 @@ def make_stage(
     spots: Sequence[tuple[float, float]],
     bodies: Path,
     box: tuple[float, float],
+    motions: Path | None = None,
 ) -> Stage:
     """Actors of the given genders at spots (x, y), and a box at (x, y) about as high as a table.
 
-    seed  the same numbers give the same stage; bodies: stand-in body models
+    seed     the same numbers give the same stage; bodies: stand-in body models
+    motions  output of process_mocap, whose captured motion they perform; None: generated motion
     """
     rng = np.random.default_rng(list(seed))
     neutral = load_body_model(bodies, "smplx")
-    clips = generate_clips(int(rng.integers(2**31)), KINDS.stop, neutral)[KINDS]
+    if motions is None:
+        clips = generate_clips(int(rng.integers(2**31)), KINDS.stop, neutral)[KINDS]
+    else:
+        clips = captured_clips(motions, frames, len(genders), neutral, rng)
     order = rng.permutation(len(clips))
     actors = [
         _actor(

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from moro.errors import MoroError
+from moro.io.array_cache import is_made_from, state_of
 from moro.io.atomic import atomic_path
 from moro.parallel import parallel_map
 
@@ -71,6 +72,7 @@ def build_split(motions: Iterable[Motion], read: Read, trim: float, skip: int, o
     Files that cannot be read are reported and left out. MoroError if nothing is left.
     """
     motions, summary, parts = list(motions), Summary(), []
+    state = _state(motions, trim, skip)  # before they are read
     folder = output.parent / f".{output.stem}.parts"
     folder.mkdir(parents=True, exist_ok=True)
     work = partial(_make_part, folder=folder, read=read, trim=trim, skip=skip)
@@ -88,7 +90,7 @@ def build_split(motions: Iterable[Motion], read: Read, trim: float, skip: int, o
     joined = _join(parts)
     summary.samples = len(joined["gender"])
     with atomic_path(output) as temporary:
-        np.savez(temporary, **joined)
+        np.savez(temporary, state=np.array(state), **joined)
     shutil.rmtree(folder)
     _report(output, summary)
     return summary
@@ -109,13 +111,19 @@ def parse(description: str, default_output: str, argv: list[str] | None) -> argp
 
 def run(splits: dict[str, list[Motion]], read: Read, trim: float, skip: int,
         arguments: argparse.Namespace) -> None:
-    """Build every split that is not there yet. MoroError if one has no motions."""
+    """Build every split that is not there, or was made from other files. MoroError if one has no motions."""
     for split, motions in splits.items():
         output = arguments.output / f"{split}.npz"
-        if output.is_file() and not arguments.force:
+        if is_made_from(output, _state(motions, trim, skip)) and not arguments.force:
             logger.info("%s is there already (--force makes it again)", output)
         else:
             build_split(motions, read, trim, skip, output, arguments.jobs)
+
+
+def _state(motions: list[Motion], trim: float, skip: int) -> str:
+    """All that a split's file depends on."""
+    files = [motion.path for motion in motions if motion.path.is_file()]  # a broken link is reported later
+    return state_of(trim, skip, [motion.name for motion in motions], *files)
 
 
 def _make_part(motion: Motion, folder: Path, read: Read, trim: float, skip: int) -> Path | str | None:

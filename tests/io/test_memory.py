@@ -1,0 +1,33 @@
+"""Freed memory goes back to the system."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moro import memory
+
+STATUS = Path("/proc/self/statm")
+
+
+def resident() -> int:
+    return int(STATUS.read_text().split()[1]) * 4096
+
+
+@pytest.mark.skipif(not STATUS.exists(), reason="resident memory is read from /proc")
+def test_what_is_freed_between_what_is_kept_goes_back() -> None:
+    if memory._malloc_trim() is None:
+        pytest.skip("no malloc_trim: the C library is not glibc")
+    arrays = [np.ones(2**13) for _ in range(1000)]  # 64 KB each: in the heap, not mapped one by one
+    kept, full = arrays[::100], resident()
+    del arrays
+    memory.give_back()
+    assert len(kept) == 10 and full - resident() > 4e7
+
+
+def test_other_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
+    memory._malloc_trim.cache_clear()
+    memory.give_back()
+    assert memory._malloc_trim() is None
+    memory._malloc_trim.cache_clear()
