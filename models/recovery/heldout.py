@@ -76,8 +76,9 @@ def held_out_table(overrides: Sequence[str], split: str = "test", limit: int | N
     body = load_body_model(cfg.dataset.bm_path, cfg.dataset.model_type)
     root = cfg.dataset.dataset_root or cfg.dataset.roots.open
     dataset = OpenMotionDataset(
-        root, split, body, clip_len=WHOLE_SEQUENCE, camera=True, neighbours=cfg.model.backbone.neighbours
-    )
+        root, "test", body, clip_len=WHOLE_SEQUENCE, camera=True, motions_of=split,
+        neighbours=cfg.model.backbone.neighbours,
+    )  # fmt: skip
     single = frame_method(frame)
     mean = mean_joints(frame, (dataset[i]["mesh"] for i in range(0, len(dataset), 8)))
     methods = {

@@ -106,6 +106,7 @@ class OpenMotionDataset(ClipDataset):
     draws        clip_len 1 with a motion cache: so many draws of performance, camera, occlusion and detector
                  errors are kept, some of them replaced in each epoch, and samples are frames of them;
                  None: every sample is drawn anew
+    motions_of   split whose motions it shows, if not of `split`: whole sequences of the validation motions
     motions      share of the split's motions (up to 1.0) or a number of them; None: all
     """
 
@@ -123,6 +124,7 @@ class OpenMotionDataset(ClipDataset):
         neighbours: Sequence[int] = (),
         draws: int | None = None,
         motions: float | int | None = None,
+        motions_of: str | None = None,
         world: WorldRanges | None = None,
         seed: int = 0,
     ) -> None:
@@ -141,7 +143,7 @@ class OpenMotionDataset(ClipDataset):
         self.reach = max((abs(offset) for offset in self.neighbours), default=0)
         self.contact_threshold, self.contact_hand = contact_threshold, contact_hand
         self.world = world or WorldRanges()
-        self.motions = read_motions(Path(root), split, motions)
+        self.motions = read_motions(Path(root), motions_of or split, motions)
         self.windows = self._windows()
         self.probability = sampling_probability(self.motions)
         self.cache: CachedMotion | None = None  # training: see use_cache
