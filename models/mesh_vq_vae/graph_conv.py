@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from moro.errors import MoroError
 
 SUM = 0  # embedding_bag's number of this mode
+CPU_CHUNK = 8  # meshes of release size whose activations stay in a processor's caches
 
 
 class _Mix(torch.autograd.Function):
@@ -177,7 +178,7 @@ class FullyConvAE(nn.Module):
     channels        (L,) C_out of each layer; the first layer reads 3 channels, the last writes 3
     weight_nums     (L,) number W of shared matrices; residual_rates (L,) rho in [0, 1]
     initial         table whose rows are the input vertices
-    chunk_size      meshes worked on together, bounds memory and keeps CPU caches warm; None = all at once
+    chunk_size      meshes worked on together, bounds memory; None: as many as suit the device
     use_checkpoint  keep no activations for the backward pass, compute them again chunk by chunk
     MoroError: lists of different lengths, unknown tables, tables that do not follow on one another.
     """
@@ -250,7 +251,8 @@ class FullyConvAE(nn.Module):
 
         with torch.autocast(x.device.type, enabled=False):
             dtype = getattr(self, f"{self._names[start][0]}{start}").dtype
-            parts = x.to(dtype).split(self.chunk_size or len(x))
+            together = self.chunk_size or (CPU_CHUNK if x.device.type == "cpu" else len(x))
+            parts = x.to(dtype).split(together)
             again = self.use_checkpoint and torch.is_grad_enabled()
             done = [checkpoint(chain, part, use_reentrant=False) if again else chain(part) for part in parts]
             return torch.cat(done) if len(done) > 1 else done[0].contiguous()
