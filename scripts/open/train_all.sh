@@ -50,7 +50,6 @@ stage video_train 2
 convert() { # <stage> <name of the file> [options ...]
   $PYTHON scripts/convert_checkpoint.py "$RUN/$1/checkpoints/last.ckpt" "$RUN/$2.safetensors" --half "${@:3}"
 }
-convert backbone_pretrain backbone --only backbone.
 convert video_pretrain video_pretrain
 convert video_train video_train
 # Stage 5 sees few clips: weights between its start and its end are better than either (docs/experiments.md).
@@ -58,4 +57,4 @@ run "$RUN/video_train_start" 1 train_mask_transformer.py option=video_train subt
   optim.lr=0 trainer.limit_val_batches=0
 convert video_train_start video_train_start
 $PYTHON scripts/average_weights.py "$RUN"/{video_train_start,video_train,video_train_average}.safetensors --share 0.35
-echo "weights: $TOKENIZER/tokenizer.safetensors $RUN/{backbone,video_pretrain,video_train_average}.safetensors"
+echo "weights: $TOKENIZER/tokenizer.safetensors $RUN/{video_pretrain,video_train_average}.safetensors"
