@@ -64,10 +64,7 @@ def errors_against_truth(
     values = {
         "pa_mpjpe": metrics.pa_error(centred, true_centred),
         "mpjpe": metrics.mean_error(centred, true_centred),
-        "pve": metrics.mean_error(
-            metrics.hip_centred(joints.to(vertices), vertices),
-            metrics.hip_centred(true_joints.to(vertices), true_vertices),
-        ),
+        "pve": metrics.vertex_error(joints, true_joints, vertices, true_vertices),
         "gmpjpe": metrics.mean_error(joints, true_joints),
         "accel": metrics.acceleration_error(centred, true_centred),
         "g_accel": metrics.acceleration_error(joints, true_joints),

@@ -15,6 +15,7 @@ from moro.metrics.errors import (
     root_trajectory_error,
     token_accuracy,
     velocity_error,
+    vertex_error,
 )
 from moro.metrics.quality import (
     acceleration,
@@ -40,4 +41,5 @@ __all__ = [
     "skating_ratio",
     "token_accuracy",
     "velocity_error",
+    "vertex_error",
 ]

@@ -12,6 +12,7 @@ from moro.geometry.alignment import rigid_align, similarity_align
 FPS = 30.0  # of everything (spec: models 0.1)
 MILLIMETRES = 1000.0
 LEFT_HIP, RIGHT_HIP = 1, 2
+CHUNK = 1 << 20  # coordinates of vertices held at a time: temporaries stay in the cache
 
 
 def hip_centred(joints: Tensor, points: Tensor | None = None) -> Tensor:
@@ -20,8 +21,11 @@ def hip_centred(joints: Tensor, points: Tensor | None = None) -> Tensor:
     joints   (*, F, J, 3) in SMPL order
     points   (*, F, N, 3)
     """
-    centre = joints[..., [LEFT_HIP, RIGHT_HIP], :].mean(-2, keepdim=True)
-    return (joints if points is None else points) - centre
+    return (joints if points is None else points) - _hips(joints)
+
+
+def _hips(joints: Tensor) -> Tensor:
+    return joints[..., [LEFT_HIP, RIGHT_HIP], :].mean(-2, keepdim=True)  # (*, F, 1, 3)
 
 
 def joint_error(prediction: Tensor, target: Tensor) -> Tensor:
@@ -35,6 +39,25 @@ def mean_error(prediction: Tensor, target: Tensor) -> Tensor:
     Hip-centred joints give MPJPE, hip-centred vertices PVE, global joints GMPJPE.
     """
     return joint_error(prediction, target).mean(-1)
+
+
+def vertex_error(joints: Tensor, true_joints: Tensor, vertices: Tensor, true_vertices: Tensor) -> Tensor:
+    """PVE: mean distance per frame of vertices, each mesh relative to the hips of its joints, mm: (F,).
+
+    joints, true_joints      (F, J, 3)
+    vertices, true_vertices  (F, V, 3)
+    Equals `mean_error` of `hip_centred` vertices, but reads each mesh once and copies none.
+    """
+    shift = (_hips(joints) - _hips(true_joints)).to(vertices)  # (F, 1, 3)
+    frames = max(1, CHUNK // max(1, vertices.shape[1:].numel()))
+    parts = zip(*(part.split(frames) for part in (vertices, true_vertices, shift)), strict=True)
+    return torch.cat([_mean_length((v - w).sub_(s)) for v, w, s in parts]) * MILLIMETRES
+
+
+def _mean_length(vectors: Tensor) -> Tensor:
+    """Mean length of (F, N, 3), whose memory is used up: (F,). Half the time of a norm over an axis of 3."""
+    x, y, z = vectors.square_().unbind(-1)
+    return (x + y).add_(z).sqrt_().mean(-1)
 
 
 def pa_error(prediction: Tensor, target: Tensor) -> Tensor:

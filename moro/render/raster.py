@@ -35,7 +35,7 @@ class Fragments:
 
     def interpolate(self, attributes: Tensor, faces: Tensor) -> Tensor:
         """Per-vertex `attributes` (V, C) of a mesh with `faces` (F, 3), at the covered pixels: (N, C)."""
-        corners = faces[self.faces]  # (N, 3)
+        corners = faces.index_select(0, self.faces)  # (N, 3); several times faster than faces[self.faces]
         value = attributes.index_select(0, corners[:, 0]) * self.barycentrics[:, :1]
         for k in (1, 2):
             value.addcmul_(attributes.index_select(0, corners[:, k]), self.barycentrics[:, k : k + 1])
@@ -170,14 +170,9 @@ def _z_buffer(
         key = (inverse.view(torch.int32).long() << 32) + (_LOW - face)
         buffer.scatter_reduce_(0, pixel, key, "amax")
     pixels = buffer.nonzero()[:, 0]
-    face = _LOW - (buffer[pixels] & _LOW)
-
-    corners = faces[face]  # (N, 3)
-    y = torch.div(pixels, W, rounding_mode="floor")
-    weights = _screen_weights(points, corners, pixels - y * W, y)
-    weights *= inverse_depth[corners]
-    total = weights.sum(1)
-    return Fragments(pixels, face, weights / total[:, None], total.reciprocal(), size)
+    face = _LOW - (buffer.index_select(0, pixels) & _LOW)
+    barycentrics, depth = _at_pixels(points, inverse_depth, faces, face, pixels, W)
+    return Fragments(pixels, face, barycentrics, depth, size)
 
 
 _LOW = 0x7FFFFFFF
@@ -289,16 +284,24 @@ def _pixels_of_rows(rows: _Rows, W: int) -> tuple[Tensor, Tensor, Tensor]:
     return pixel, inverse.index_select(0, index).clamp_(min=1e-12), row
 
 
-def _screen_weights(points: Tensor, corners: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Weights (N, 3), linear on screen, of the triangles `corners` (N, 3) at the pixels x, y (N,)."""
-    a, b, c = (points.index_select(0, corners[:, k]) for k in range(3))
-    pixel = torch.stack([x, y], 1).to(points.dtype)
-    a, b, c = a - pixel, b - pixel, c - pixel
-    weights = torch.stack([_cross(b, c), _cross(c, a), _cross(a, b)], 1)
-    total = weights.sum(1, keepdim=True)
+def _at_pixels(
+    points: Tensor, inverse_depth: Tensor, faces: Tensor, face: Tensor, pixels: Tensor, W: int
+) -> tuple[Tensor, Tensor]:
+    """Barycentrics (N, 3), perspective-correct, and depth (N,) of triangles `face` (N,) at `pixels` (N,)."""
+    corner = torch.cat([points.T, inverse_depth[None]])  # (3, V)
+    table = torch.cat([corner.index_select(1, faces[:, k]) for k in range(3)])  # (9, F)
+    # every quantity in a row of its own: arithmetic on rows is twice as fast as on columns of (N, 2 or 3)
+    ax, ay, az, bx, by, bz, cx, cy, cz = table.index_select(1, face)
+    row = torch.div(pixels, W, rounding_mode="floor")
+    x, y = (pixels - row * W).to(points.dtype), row.to(points.dtype)
+    ax, bx, cx, ay, by, cy = ax - x, bx - x, cx - x, ay - y, by - y, cy - y
+    areas = (bx * cy - by * cx, cx * ay - cy * ax, ax * by - ay * bx)  # opposite each corner
+    total = areas[0] + areas[1] + areas[2]
     sliver = total.abs() < 1e-9  # nothing left of the area after rounding: any point of it will do
-    return torch.where(sliver, torch.full_like(weights, 1 / 3), weights / total).clamp_(0, 1)
-
-
-def _cross(a: Tensor, b: Tensor) -> Tensor:
-    return a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]
+    scale = total.reciprocal()
+    weights = [
+        (area * scale).masked_fill_(sliver, 1 / 3).clamp_(0, 1) * z
+        for area, z in zip(areas, (az, bz, cz), strict=True)
+    ]
+    depth = (weights[0] + weights[1] + weights[2]).reciprocal_()
+    return torch.stack([weight * depth for weight in weights], 1), depth

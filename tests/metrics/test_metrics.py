@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import roma
 import torch
+from _pytest.monkeypatch import MonkeyPatch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from moro import metrics
+from moro.metrics import errors
 
 F, J = 7, 22
 
@@ -32,6 +34,19 @@ def test_joint_errors() -> None:
     vertices = tracks(3, F, 40, 3)
     np.testing.assert_allclose(metrics.hip_centred(G, vertices)[:, 9], vertices[:, 9] - centre)
     assert metrics.joint_error(P, G).shape == (F, J)
+
+
+@pytest.mark.parametrize("chunk", [1, 3 * 40 * 3, 1 << 20])
+def test_vertex_error_is_the_mean_error_of_hip_centred_vertices(chunk: int, monkeypatch: MonkeyPatch) -> None:
+    """However many frames are read at a time (here one, three, all), and without changing the meshes."""
+    monkeypatch.setattr(errors, "CHUNK", chunk)
+    vertices, truth = tracks(3, F, 40, 3), tracks(4, F, 40, 3)
+    before = vertices.clone()
+    expected = metrics.mean_error(metrics.hip_centred(P, vertices), metrics.hip_centred(G, truth))
+    torch.testing.assert_close(metrics.vertex_error(P, G, vertices, truth), expected, rtol=1e-12, atol=0)
+    assert torch.equal(vertices, before)
+    none = [part[:0] for part in (P, G, vertices, truth)]
+    assert metrics.vertex_error(*none).shape == (0,)
 
 
 def test_motion_errors() -> None:

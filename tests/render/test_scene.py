@@ -1,5 +1,6 @@
 """Pictures: what is where, in which colour, and what is left alone."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -175,6 +176,34 @@ def test_shadow_is_darkest_under_the_body_and_scales_with_opacity():
     assert (cast <= plain).all()
     far = view._project(np.array([[1.5, 0, 0]]))[0].astype(int)
     assert (cast[far[1], far[0]] == plain[far[1], far[0]]).all()
+
+
+@pytest.mark.parametrize("corner", [(-2.0, -2.0), (-2.7, -1.2)])
+def test_shadow_equals_the_whole_map_laid_down_in_floats(corner):
+    """Bytes, and only the rectangle of the shadow: no pixel differs by more than one level."""
+    view, cells, cell = world_view(), 128, 4 / 128
+    y, x = np.mgrid[:cells, :cells]
+    light = 1 - 0.5 * np.exp(-(((x - 60) / 9) ** 2) - ((y - 70) / 14) ** 2)
+    light = np.rint(light * 255).astype(np.uint8)
+    canvas = view.background.copy()
+    view._darken_floor(canvas, light, np.array(corner), cell)
+
+    i, j = np.mgrid[:240, :320] + 0.5
+    rays = np.stack([j, i, np.ones_like(i)], -1) @ np.linalg.inv(K).T @ view.world2cam[:3, :3]
+    eye = -view.world2cam[:3, :3].T @ view.world2cam[:3, 3]
+    floor = eye - rays * (eye[1] / rays[..., 1:2])
+    at = ((floor[..., [0, 2]] - corner) / cell - 0.5).astype(np.float32)
+    expected = cv2.remap(light.astype(np.float32), at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderValue=255)
+    expected = np.rint(view.background * (expected[..., None] / 255))
+    assert (canvas < view.background).any()
+    assert np.abs(canvas - expected).max() <= 1
+
+
+def test_a_map_full_of_light_changes_nothing():
+    view = world_view()
+    canvas = view.background.copy()
+    view._darken_floor(canvas, np.full((128, 128), 255, np.uint8), np.array([-2.0, -2.0]), 4 / 128)
+    assert (canvas == view.background).all()
 
 
 def test_world_view_draws_bodies_and_path():
