@@ -2,7 +2,8 @@
 
 The floor is the plane through the places where feet rest. Three things make that robust:
 
-- a total-least-squares plane inside a seeded RANSAC, so that sliding or airborne feet do not count;
+- a total-least-squares plane inside a seeded RANSAC, so that sliding or airborne feet do not count; of two
+  floors the lower is taken, unless few feet touch it;
 - a prior on the direction of up, since the contacts of a straight walk or of somebody standing still lie on a
   line or in a point and leave the tilt of the plane open. The prior is the mean direction from ankles to neck
   in frames where the person stands straight, else the camera's own up; data outweigh it wherever they say
@@ -29,7 +30,9 @@ CAMERA_UP = np.array([0.0, -1.0, 0.0])  # OpenCV axes: y points down
 CONTACT_SPEED = 0.3  # m/s; 0.01 m per frame at 30 fps
 SOLE_THICKNESS = 0.01  # m, points of a foot this close to its lowest one touch the floor with it
 RESIDUAL = 0.05  # m, RANSAC inlier distance
+BELOW = 2.0  # times RESIDUAL is how far an outlier below the floor may count: nobody stands in a hole
 HEIGHT_NOISE = 0.03  # m, smallest noise of a contact's height that is believed
+CELL = 0.25  # m, contacts nearer than this are one piece of evidence
 SCORED_POINTS = 5000  # contacts by which candidate planes are judged; more would cost memory and say no more
 BODY_UP_WIDTH = np.deg2rad(4.0)  # how well standing people tell up
 CAMERA_UP_WIDTH = np.deg2rad(20.0)  # how level cameras usually are
@@ -242,8 +245,8 @@ def _contacts(person: _Person, up: NDArray, fps: float) -> tuple[NDArray, int]:
         frames = np.arange(T)
         return feet[frames, height.argmin(1)], min(T, 3)
     points = feet[resting]
-    # a foot that stays for a second is one piece of evidence, not thirty: count the 25 cm cells touched
-    cells = np.unique(np.round(points / 0.25).astype(int), axis=0)
+    # a foot that stays for a second is one piece of evidence, not thirty: count the cells touched
+    cells = np.unique(np.round(points / CELL).astype(int), axis=0)
     return points, len(cells)
 
 
@@ -271,7 +274,10 @@ def _fit_plane(
     anchors = np.concatenate([a[proper], points[rng.integers(0, N, num_samples)]])
     scored = points if N <= SCORED_POINTS else points[rng.choice(N, SCORED_POINTS, replace=False)]
     distance = scored @ normals.T - (anchors * normals).sum(1)  # (N', S')
-    data = np.minimum(distance**2, RESIDUAL**2).mean(0) * stances / HEIGHT_NOISE**2
+    limit = np.where(distance < 0, BELOW, 1.0) * RESIDUAL
+    _, cell, count = np.unique(np.round(scored / CELL), axis=0, return_inverse=True, return_counts=True)
+    weight = 1 / count[cell.ravel()]  # (N',) standing still for long says no more than standing
+    data = weight / weight.sum() @ np.minimum(np.abs(distance), limit) ** 2 * stances / HEIGHT_NOISE**2
     cost = data + ((normals - up) ** 2).sum(1) / width**2
     best = int(cost.argmin())
     normal, height = normals[best], float(anchors[best] @ normals[best])

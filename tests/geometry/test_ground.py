@@ -105,6 +105,15 @@ def test_noisy_feet_and_outliers(seed):
     assert angle < 2 and height < 0.05
 
 
+def test_of_two_floors_the_lower() -> None:
+    """Somebody stands on a wall for long, somebody else walks past below."""
+    above = np.repeat(STANDING[None], 300, 0) + [1.0, 0.5, 1.4]
+    world2cam = camera(15)
+    people = [seen_by(above, world2cam), seen_by(walk(circle(120)), world2cam)]
+    angle, height = errors(fit_ground(people), world2cam)
+    assert angle < 2 and height < 0.05
+
+
 @pytest.mark.parametrize("direction", [(1, 0), (0, 1), (0.7, 0.7)])
 @pytest.mark.parametrize("seed", range(2))
 def test_straight_walk_is_held_level_by_the_body(direction, seed):
