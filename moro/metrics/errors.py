@@ -12,7 +12,7 @@ from moro.geometry.alignment import rigid_align, similarity_align
 FPS = 30.0  # of everything (spec: models 0.1)
 MILLIMETRES = 1000.0
 LEFT_HIP, RIGHT_HIP = 1, 2
-CHUNK = 1 << 20  # coordinates of vertices held at a time: temporaries stay in the cache
+CHUNK = 1 << 19  # coordinates of vertices held at a time: temporaries stay in the cache
 
 
 def hip_centred(joints: Tensor, points: Tensor | None = None) -> Tensor:
