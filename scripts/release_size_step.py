@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--tables", type=Path, default=Path("body_models/smplx_ConnectionMatrices"))
     parser.add_argument("--bm_path", type=Path, default=Path("body_models"), help="folder with the open body")
     parser.add_argument("--clips", type=int, default=2, help="of the training step")
-    parser.add_argument("--frames", type=int, default=60, help="per clip; decoded is one clip")
+    parser.add_argument("--frames", type=int, default=16, help="per clip; decoded is one clip")
     parser.add_argument("--limit", type=float, default=20.0, help="gigabytes of resident memory")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     args = parser.parse_args(argv)
