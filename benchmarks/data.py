@@ -3,7 +3,9 @@
 from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
+import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
@@ -34,7 +36,12 @@ def write_world(folder: str, frames: int) -> None:
 
 
 def item(folder: str, frames: int, variant: str) -> Run:
-    """An item whose clip gets a body-part crop; the rest of it is the same for every clip."""
+    """An item whose clip gets a body-part crop; the rest of it is the same for every clip.
+
+    On one thread, as in a worker of the loader, whose neighbours have the other cores.
+    """
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
     dataset = training_set(Path(folder), frames)
 
     def run() -> dict[str, Tensor]:

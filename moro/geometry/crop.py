@@ -81,9 +81,12 @@ def _cut(image: np.ndarray, upper: np.ndarray, lower: np.ndarray, pixels: Pixels
     """Pixels [upper, lower) of an image, or of what `pixels` makes of it; zero where they lie outside."""
     H, W = image.shape[:2]
     width, height = np.maximum(lower - upper, 1)
-    window = np.zeros((height, width, image.shape[2]), dtype=image.dtype)
     (x0, y0), (x1, y1) = first, last = np.maximum(upper, 0), np.minimum(lower, (W, H))
-    if x0 < x1 and y0 < y1:
-        part = image[y0:y1, x0:x1] if pixels is None else pixels(first, last)
-        window[y0 - upper[1] : y1 - upper[1], x0 - upper[0] : x1 - upper[0]] = part
+    if x0 >= x1 or y0 >= y1:
+        return np.zeros((height, width, image.shape[2]), dtype=image.dtype)
+    part = image[y0:y1, x0:x1] if pixels is None else pixels(first, last)
+    if part.shape[:2] == (height, width):
+        return np.ascontiguousarray(part)
+    window = np.zeros((height, width, image.shape[2]), dtype=image.dtype)
+    window[y0 - upper[1] : y1 - upper[1], x0 - upper[0] : x1 - upper[0]] = part
     return window
