@@ -425,7 +425,7 @@ class MoRoSystem(pl.LightningModule):
         mesh = self.decode_tokens(result.tokens, frames)
         with self.full_precision():
             rotation, translation = self._final_poses(batch, output)
-            if self.placement is not None and "landmarks" in batch:
+            if self.placement is not None:
                 translation = self.placement(batch, mesh, rotation, translation, frames)
             vertices = mesh @ rotation[:, frames].mT + translation[:, frames]
         return Recovered(
