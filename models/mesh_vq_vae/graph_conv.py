@@ -12,6 +12,7 @@ out[p] = sum over the pairs of p of coefficient * x[neighbour].
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -101,11 +102,21 @@ class _Pairs(nn.Module):
         return out.view(self.num_outputs, *x.shape[1:])
 
 
+class LayerWeights(NamedTuple):
+    """A layer's parameters in the order in which they are used; the same for all chunks of meshes."""
+
+    coefficients: Tensor | None  # (W, E) of each pair and shared matrix
+    matrix: Tensor | None  # (C_in, W C_out) or (W C_in, C_out), see GraphLayer.matrices_first
+    bias: Tensor | None  # (C_out,)
+    share: Tensor | None  # (E,) of each pair in its output point's residual; None: the point itself
+    weight_res: Tensor | None  # (C_out, C_in)
+
+
 class GraphLayer(nn.Module):
     """One layer of spec: models 1.2 on points first, (P_in, B, C_in) → (P_out, B, C_out).
 
     It holds the graph alone: the parameters belong to the autoencoder (their names are those of the released
-    files) and are handed to `forward`.
+    files) and are handed in, put in order by `prepare`.
     """
 
     def __init__(self, table: np.ndarray, num_inputs: int, dim_in: int, dim_out: int, num_bases: int,
@@ -134,40 +145,48 @@ class GraphLayer(nn.Module):
                 new["weight_res"] = torch.randn(self.dim_out, self.dim_in) / self.dim_out
         return new
 
-    def forward(self, x: Tensor, weights: Tensor | None = None, bias: Tensor | None = None,
+    def prepare(self, weights: Tensor | None = None, bias: Tensor | None = None,
                 w_weights: Tensor | None = None, p_neighbors: Tensor | None = None,
-                weight_res: Tensor | None = None) -> Tensor:
+                weight_res: Tensor | None = None) -> LayerWeights:
+        """Parameters as named in the released files (spec: models 1.2)."""
+        pairs, W, C_in, C_out = self.pairs, self.num_bases, self.dim_in, self.dim_out
+        coefficients = matrix = share = None
+        if weights is not None:
+            coefficients = w_weights.view(-1, W).index_select(0, pairs.slots).t().contiguous()  # (W, E)
+            matrices = weights.view(W, C_out, C_in)
+            if self.matrices_first:
+                matrix = matrices.permute(2, 0, 1).reshape(C_in, W * C_out)
+            else:
+                matrix = matrices.permute(0, 2, 1).reshape(W * C_in, C_out)
+        if p_neighbors is not None:
+            share = p_neighbors.view(-1).index_select(0, pairs.slots).abs()
+            total = share.new_zeros(pairs.num_outputs).index_add(0, pairs.rows, share)
+            share = share / (total + 1e-8).index_select(0, pairs.rows)
+        return LayerWeights(coefficients, matrix, bias, share, weight_res)
+
+    def forward(self, x: Tensor, own: LayerWeights) -> Tensor:
         rate = self.residual_rate
         if rate == 0:
-            return self._convolution(x, weights, bias, w_weights)
+            return self._convolution(x, own)
         if rate == 1:
-            return self._residual(x, p_neighbors, weight_res)
-        convolved = self._convolution(x, weights, bias, w_weights)
-        return (1 - rate) ** 0.5 * convolved + rate**0.5 * self._residual(x, p_neighbors, weight_res)
+            return self._residual(x, own)
+        return (1 - rate) ** 0.5 * self._convolution(x, own) + rate**0.5 * self._residual(x, own)
 
-    def _convolution(self, x: Tensor, weights: Tensor, bias: Tensor, w_weights: Tensor) -> Tensor:
-        pairs, W, C_in, C_out = self.pairs, self.num_bases, self.dim_in, self.dim_out
+    def _convolution(self, x: Tensor, own: LayerWeights) -> Tensor:
+        mix, W, C_in, C_out = self.pairs.mix, self.num_bases, self.dim_in, self.dim_out
         P, B, _ = x.shape
-        matrices = weights.view(W, C_out, C_in)
-        coefficients = w_weights.view(-1, W).index_select(0, pairs.slots).t().contiguous()  # (W, E)
         if self.matrices_first:
-            products = x @ matrices.permute(2, 0, 1).reshape(C_in, W * C_out)  # (P_in, B, W C_out)
-            products = products.view(P, B, W, C_out).permute(2, 0, 1, 3).contiguous()  # (W, P_in, B, C_out)
-            out = bias + sum(pairs.mix(h, c) for h, c in zip(products, coefficients, strict=True))
+            products = (x @ own.matrix).view(P, B, W, C_out)  # (P_in, B, W C_out) -> (P_in, B, W, C_out)
+            products = products.permute(2, 0, 1, 3).contiguous()  # (W, P_in, B, C_out)
+            out = own.bias + sum(mix(h, c) for h, c in zip(products, own.coefficients, strict=True))
         else:
-            mixed = torch.stack([pairs.mix(x, c) for c in coefficients], dim=2)  # (P_out, B, W, C_in)
-            matrix = matrices.permute(0, 2, 1).reshape(W * C_in, C_out)
-            out = F.linear(mixed.view(-1, B, W * C_in), matrix.t(), bias)  # (P_out, B, C_out)
+            mixed = torch.stack([mix(x, c) for c in own.coefficients], dim=2)  # (P_out, B, W, C_in)
+            out = F.linear(mixed.view(-1, B, W * C_in), own.matrix.t(), own.bias)  # (P_out, B, C_out)
         return F.elu(out) if self.activate else out
 
-    def _residual(self, x: Tensor, p_neighbors: Tensor | None, weight_res: Tensor | None) -> Tensor:
-        x = x if weight_res is None else x @ weight_res.t()
-        if p_neighbors is None:
-            return x
-        pairs = self.pairs
-        share = p_neighbors.view(-1).index_select(0, pairs.slots).abs()  # (E,)
-        total = share.new_zeros(pairs.num_outputs).index_add(0, pairs.rows, share)
-        return pairs.mix(x, share / (total + 1e-8).index_select(0, pairs.rows))
+    def _residual(self, x: Tensor, own: LayerWeights) -> Tensor:
+        x = x if own.weight_res is None else x @ own.weight_res.t()
+        return x if own.share is None else self.pairs.mix(x, own.share)
 
 
 class FullyConvAE(nn.Module):
@@ -228,10 +247,14 @@ class FullyConvAE(nn.Module):
     def forward(self, mesh: Tensor) -> Tensor:
         return self.decode(self.encode(mesh))
 
+    def weights_of(self, index: int) -> LayerWeights:
+        """The parameters of one layer, ready for use."""
+        parameters = {name: getattr(self, f"{name}{index}") for name in self._names[index]}
+        return self._layers[index].prepare(**parameters)
+
     def layer(self, index: int, x: Tensor) -> Tensor:
         """One layer on points first: (P_in, B, C_in) → (P_out, B, C_out)."""
-        parameters = {name: getattr(self, f"{name}{index}") for name in self._names[index]}
-        return self._layers[index](x, **parameters)
+        return self._layers[index](x, self.weights_of(index))
 
     def _run(self, x: Tensor, start: int, end: int) -> Tensor:
         """Layers start … end - 1 on (B, P, C). In float32 throughout: bfloat16 resolves a metre to 4 mm."""
@@ -245,11 +268,12 @@ class FullyConvAE(nn.Module):
 
         def chain(part: Tensor) -> Tensor:
             part = part.transpose(0, 1).contiguous()  # (P, B, C): a gathered row holds all meshes
-            for l in range(start, end):
-                part = self.layer(l, part)
+            for layer, own in zip(self._layers[start:end], weights, strict=True):
+                part = layer(part, own)
             return part.transpose(0, 1)  # (B, P, C)
 
         with torch.autocast(x.device.type, enabled=False):
+            weights = [self.weights_of(l) for l in range(start, end)]
             dtype = getattr(self, f"{self._names[start][0]}{start}").dtype
             together = self.chunk_size or (CPU_CHUNK if x.device.type == "cpu" else len(x))
             parts = x.to(dtype).split(together)

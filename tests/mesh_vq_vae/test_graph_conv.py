@@ -20,7 +20,7 @@ def run_both(table: np.ndarray, num_inputs: int, dim_in: int, dim_out: int, num_
     parameters = {k: v.to(dtype).requires_grad_() for k, v in layer.initial_parameters().items()}
     x = torch.randn(2, num_inputs, dim_in, dtype=dtype, requires_grad=True)
     results = []
-    fast = layer(x.transpose(0, 1), **parameters).transpose(0, 1)
+    fast = layer(x.transpose(0, 1), layer.prepare(**parameters)).transpose(0, 1)
     plain = dense_layer(x, table, parameters, dim_out, num_bases, rate, last)
     for out in (fast, plain):
         leaves = {"x": x, **parameters}
@@ -71,7 +71,7 @@ def test_an_input_without_outputs_gets_a_zero_gradient() -> None:
     used = np.unique(table[:, 1::2])
     layer = GraphLayer(table, 6, 3, 3, 2, 0.0, True)
     x = torch.randn(6, 1, 3, requires_grad=True)
-    layer(x, **layer.initial_parameters()).sum().backward()
+    layer(x, layer.prepare(**layer.initial_parameters())).sum().backward()
     unused = [i for i in range(6) if i not in used]
     assert unused and (x.grad[unused] == 0).all()
 
