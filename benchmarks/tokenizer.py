@@ -9,13 +9,13 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from benchmarks.harness import Options, Row, Run, Target
-from models.mesh_vq_vae.graph_conv import CPU_CHUNK
 from models.mesh_vq_vae.network import MeshVQVAE, build_mesh_vqvae
 from moro.body.topology import load_connection_matrices
 from moro.config import compose_config
 from tests.mesh_vq_vae.twin import PlainAutoencoder
 
 RELEASE, OPEN = "release", "open"
+MESHES_AT_ONCE = 8  # of the largest batch
 
 
 def rows(options: Options) -> list[Row]:
@@ -145,4 +145,4 @@ def train(kind: str, folder: str | None, batch: int, variant: str, chunk: int | 
 
 
 def train_in_chunks(kind: str, folder: str | None, batch: int, variant: str) -> Run:
-    return train(kind, folder, batch, variant, CPU_CHUNK)
+    return train(kind, folder, batch, variant, MESHES_AT_ONCE)

@@ -6,8 +6,8 @@ its own, mixed from W matrices that all points share:
     conv[p] = bias + sum_m sum_w w_weights[p, m, w] weights[w] x[nb[p, m]]
 
 The pairs' matrices are never formed (half a gigabyte per layer). The sum is taken either neighbours first
-(mix the neighbours W times, one dense product with all `weights`) or matrices first (one dense product, then
-mix), whichever is cheaper. A mix is one sparse product:
+(mix the neighbours, then one of the matrices) or matrices first, whichever is cheaper; w after w, so that
+what is in between stays in the processor's caches. A mix is one sparse product:
 out[p] = sum over the pairs of p of coefficient * x[neighbour].
 """
 
@@ -23,7 +23,8 @@ from torch.utils.checkpoint import checkpoint
 from moro.errors import MoroError
 
 SUM = 0  # embedding_bag's number of this mode
-CPU_CHUNK = 8  # meshes of release size whose activations stay in a processor's caches
+NARROW = 16  # channels; a product with so few columns is slow by itself
+CPU_POINTS = 40_000  # vertices of a chunk of meshes whose activations stay in a processor's caches
 
 
 class _Mix(torch.autograd.Function):
@@ -106,7 +107,7 @@ class LayerWeights(NamedTuple):
     """A layer's parameters in the order in which they are used; the same for all chunks of meshes."""
 
     coefficients: Tensor | None  # (W, E) of each pair and shared matrix
-    matrix: Tensor | None  # (C_in, W C_out) or (W C_in, C_out), see GraphLayer.matrices_first
+    matrices: Tensor | None  # (W, C_in, C_out)
     bias: Tensor | None  # (C_out,)
     share: Tensor | None  # (E,) of each pair in its output point's residual; None: the point itself
     weight_res: Tensor | None  # (C_out, C_in)
@@ -150,19 +151,15 @@ class GraphLayer(nn.Module):
                 weight_res: Tensor | None = None) -> LayerWeights:
         """Parameters as named in the released files (spec: models 1.2)."""
         pairs, W, C_in, C_out = self.pairs, self.num_bases, self.dim_in, self.dim_out
-        coefficients = matrix = share = None
+        coefficients = matrices = share = None
         if weights is not None:
             coefficients = w_weights.view(-1, W).index_select(0, pairs.slots).t().contiguous()  # (W, E)
-            matrices = weights.view(W, C_out, C_in)
-            if self.matrices_first:
-                matrix = matrices.permute(2, 0, 1).reshape(C_in, W * C_out)
-            else:
-                matrix = matrices.permute(0, 2, 1).reshape(W * C_in, C_out)
+            matrices = weights.view(W, C_out, C_in).transpose(1, 2)
         if p_neighbors is not None:
             share = p_neighbors.view(-1).index_select(0, pairs.slots).abs()
             total = share.new_zeros(pairs.num_outputs).index_add(0, pairs.rows, share)
             share = share / (total + 1e-8).index_select(0, pairs.rows)
-        return LayerWeights(coefficients, matrix, bias, share, weight_res)
+        return LayerWeights(coefficients, matrices, bias, share, weight_res)
 
     def forward(self, x: Tensor, own: LayerWeights) -> Tensor:
         rate = self.residual_rate
@@ -175,14 +172,21 @@ class GraphLayer(nn.Module):
     def _convolution(self, x: Tensor, own: LayerWeights) -> Tensor:
         mix, W, C_in, C_out = self.pairs.mix, self.num_bases, self.dim_in, self.dim_out
         P, B, _ = x.shape
-        if self.matrices_first:
-            products = (x @ own.matrix).view(P, B, W, C_out)  # (P_in, B, W C_out) -> (P_in, B, W, C_out)
-            products = products.permute(2, 0, 1, 3).contiguous()  # (W, P_in, B, C_out)
-            out = own.bias + sum(mix(h, c) for h, c in zip(products, own.coefficients, strict=True))
+        if not self.matrices_first:
+            out = own.bias.repeat(self.pairs.num_outputs * B, 1)
+            for coefficient, matrix in zip(own.coefficients, own.matrices, strict=True):
+                out.addmm_(mix(x, coefficient).view(-1, C_in), matrix)  # (P_out, B, C_in) -> (P_out B, C_in)
+            out = out.view(-1, B, C_out)
         else:
-            mixed = torch.stack([mix(x, c) for c in own.coefficients], dim=2)  # (P_out, B, W, C_in)
-            out = F.linear(mixed.view(-1, B, W * C_in), own.matrix.t(), own.bias)  # (P_out, B, C_out)
-        return F.elu(out) if self.activate else out
+            if C_out >= NARROW:
+                products = (x @ matrix for matrix in own.matrices)
+            else:  # all in one: (P_in, B, W C_out) -> (P_in, B, W, C_out) -> (W, P_in, B, C_out)
+                products = x @ own.matrices.transpose(0, 1).reshape(C_in, W * C_out)
+                products = products.view(P, B, W, C_out).permute(2, 0, 1, 3).contiguous()
+            out = own.bias.repeat(self.pairs.num_outputs, B, 1)
+            for product, coefficient in zip(products, own.coefficients, strict=True):
+                out += mix(product, coefficient)
+        return F.elu(out, inplace=not torch.is_grad_enabled()) if self.activate else out
 
     def _residual(self, x: Tensor, own: LayerWeights) -> Tensor:
         x = x if own.weight_res is None else x @ own.weight_res.t()
@@ -275,11 +279,16 @@ class FullyConvAE(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             weights = [self.weights_of(l) for l in range(start, end)]
             dtype = getattr(self, f"{self._names[start][0]}{start}").dtype
-            together = self.chunk_size or (CPU_CHUNK if x.device.type == "cpu" else len(x))
-            parts = x.to(dtype).split(together)
+            parts = x.to(dtype).split(self.chunk_size or self._suits(x))
             again = self.use_checkpoint and torch.is_grad_enabled()
             done = [checkpoint(chain, part, use_reentrant=False) if again else chain(part) for part in parts]
             return torch.cat(done) if len(done) > 1 else done[0].contiguous()
+
+    def _suits(self, x: Tensor) -> int:
+        """Meshes at once: on CPU few enough for its caches, more in training, where chunks add gradients."""
+        if x.device.type != "cpu":
+            return len(x)
+        return max(1, CPU_POINTS * (2 if torch.is_grad_enabled() else 1) // self.num_vertices)
 
 
 def _table(tables: dict[str, np.ndarray], name: str) -> np.ndarray:
