@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from models.backbones.base import Backbone
+from moro.body.skeleton import LANDMARK_NAMES
 
 LANDMARK_DIM = 4  # x, y in [-1, 1] of the box, visibility, presence
 CONTEXT_DIM = 512  # width of the context network
@@ -21,47 +22,48 @@ class ResidualMlp(nn.Module):
 
 
 class KeypointBackbone(Backbone):
-    """A residual network on all landmarks of a frame and of some frames around it; it gives as many tokens as
-    there are landmarks.
+    """A residual network on all landmarks of a frame and of some frames around it.
 
     The counterpart of the ViT, for a hundredth of the transformer's time; trained beforehand to lift a frame
     to 3D (option=backbone_pretrain), as the ViT was. A landmark that was not seen is all zeros in the batch;
     it is marked, for zeros would mean a place in the box.
 
+    num_tokens      N, tokens it gives
     context_depth   residual layers
     num_neighbours  K other frames that are looked at: where a limb was before it went out of sight
     """
 
     def __init__(
         self,
-        num_landmarks: int = 33,
+        num_tokens: int = len(LANDMARK_NAMES),
         out_channels: int = 64,
         context_depth: int = 2,
         num_neighbours: int = 0,
     ) -> None:
         super().__init__(out_channels)
-        self.num_landmarks, self.num_neighbours = num_landmarks, num_neighbours
+        self.num_tokens, self.num_neighbours = num_tokens, num_neighbours
+        num_landmarks = len(LANDMARK_NAMES)
         self.context = nn.Sequential(
             nn.Linear((1 + num_neighbours) * num_landmarks * (LANDMARK_DIM + 1), CONTEXT_DIM),
             *(ResidualMlp(CONTEXT_DIM) for _ in range(context_depth)),
             nn.LayerNorm(CONTEXT_DIM),
-            nn.Linear(CONTEXT_DIM, num_landmarks * out_channels),
+            nn.Linear(CONTEXT_DIM, num_tokens * out_channels),
         )
         self.norm = nn.LayerNorm(out_channels)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """Tokens (B, F, N, C) of batch["landmarks"] (B, F, N, 4) and batch["neighbours"] (B, F, K, N, 4).
+        """Tokens (B, F, N, C) of batch["landmarks"] (B, F, L, 4) and batch["neighbours"] (B, F, K, L, 4).
 
         Without neighbours in the batch each frame stands for itself: they count as unseen.
         """
-        landmarks = batch["landmarks"][:, :, None]  # (B, F, 1, N, 4)
-        B, F, _, N, D = landmarks.shape
+        landmarks = batch["landmarks"][:, :, None]  # (B, F, 1, L, 4)
+        B, F, _, L, D = landmarks.shape
         if self.num_neighbours:
             neighbours = batch.get("neighbours")
             if neighbours is None:
-                neighbours = landmarks.new_zeros(B, F, self.num_neighbours, N, D)
-            landmarks = torch.cat((landmarks, neighbours), dim=2)  # (B, F, 1+K, N, 4)
+                neighbours = landmarks.new_zeros(B, F, self.num_neighbours, L, D)
+            landmarks = torch.cat((landmarks, neighbours), dim=2)  # (B, F, 1+K, L, 4)
         seen = (landmarks != 0).any(-1, keepdim=True)
         marked = torch.cat((landmarks, seen.to(landmarks.dtype)), dim=-1)
-        tokens = self.context(marked.flatten(2))  # (B, F, 1+K, N, 5) -> (B, F, (1+K)*N*5) -> (B, F, N*C)
-        return self.norm(tokens.unflatten(-1, (self.num_landmarks, -1)))
+        tokens = self.context(marked.flatten(2))  # (B, F, 1+K, L, 5) -> (B, F, (1+K)*L*5) -> (B, F, N*C)
+        return self.norm(tokens.unflatten(-1, (self.num_tokens, -1)))

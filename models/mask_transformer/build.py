@@ -150,7 +150,7 @@ def build_placement(cfg: DictConfig, body: BodyModel) -> LandmarkPlacement | Non
         return None
     if body.landmark_regressor is None:
         raise MoroError(f"body {body.body_id} has no landmarks to be placed by; set model.test.place=false")
-    return LandmarkPlacement(body.landmark_regressor[:, body.body_vertices])
+    return LandmarkPlacement(body.landmark_regressor[:, body.body_vertices], body.joint_regressor)
 
 
 def keypoint_regressor(cfg: DictConfig, body: BodyModel) -> Tensor:

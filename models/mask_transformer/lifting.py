@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
+from torch.nn import functional
 
 from models.backbones.base import Backbone
 from models.distributed import log_weight, means_over_processes
@@ -28,32 +29,46 @@ TARGETS = {
     "rotation": (6, 1.0),  # body → view direction
     "weak": (3, 1.0),  # log scale, tx, ty
 }
+STANDING = 0.3  # weight of the feet's contact with the ground
 
 
 class TokenHead(nn.Module):
     """What the decoder's first attention can do: each mesh token looks at fixed conditioning tokens.
 
-    So the backbone puts what a mesh token needs where one look finds it. Predicted is the embedding of the
-    code; logits are a linear function of it, and cost the most of all.
+    If they are `aligned` (see MotionImageTransformer), each looks at its own. So the backbone puts what a
+    mesh token needs where one look finds it. Predicted is the embedding of the code; logits are a linear
+    function of it, and cost the most of all.
     """
 
-    def __init__(self, num_cond: int, dim: int, num_tokens: int, dim_code: int, num_heads: int = 4) -> None:
+    def __init__(
+        self,
+        num_cond: int,
+        dim: int,
+        num_tokens: int,
+        dim_code: int,
+        aligned: bool = False,
+        num_heads: int = 4,
+    ) -> None:
         super().__init__()
-        self.looks = nn.Parameter(torch.randn(num_heads, num_tokens, num_cond) * 0.5)
+        self.looks = None if aligned else nn.Parameter(torch.randn(num_heads, num_tokens, num_cond) * 0.5)
         self.place = nn.Parameter(torch.randn(num_tokens, dim) * 0.5)
         self.mlp = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim_code))
 
     def forward(self, cond: Tensor) -> Tensor:
         """cond (B, F, N, C) → embeddings (B, F, J, D), in units of the codebook's deviation."""
-        heads = cond.unflatten(-1, (len(self.looks), -1)).movedim(-2, 2)  # (B, F, N, C) -> (B, F, h, N, C/h)
-        seen = self.looks.softmax(-1) @ heads  # (B, F, h, J, C/h)
-        return self.mlp(seen.movedim(2, -2).flatten(-2) + self.place)  # (B, F, J, C) -> (B, F, J, D)
+        if self.looks is not None:
+            # (B, F, N, C) -> (B, F, h, N, C/h)
+            heads = cond.unflatten(-1, (len(self.looks), -1)).movedim(-2, 2)
+            # (B, F, h, J, C/h) -> (B, F, J, h, C/h) -> (B, F, J, C)
+            cond = (self.looks.softmax(-1) @ heads).movedim(2, -2).flatten(-2)
+        return self.mlp(cond + self.place)  # (B, F, J, D)
 
 
 class LiftingSystem(pl.LightningModule):
     """A backbone under small heads; in the checkpoint as `backbone.*`, `heads.*` and `token_head.*`.
 
-    Where the batch has token ids, their embeddings in the codebook (K, D) are a target as well.
+    Where the batch has token ids, their embeddings in the codebook (K, D) are a target as well; where it has
+    `standing` (B, F, 4|6), so is that.
     """
 
     def __init__(self, cfg: DictConfig, backbone: Backbone, codebook: Tensor) -> None:
@@ -64,8 +79,13 @@ class LiftingSystem(pl.LightningModule):
         num_cond = math.prod(cfg.model.backbone.out_HW)
         features = num_cond * backbone.out_channels
         self.heads = nn.ModuleDict({name: nn.Linear(features, size) for name, (size, _) in TARGETS.items()})
+        self.heads["standing"] = nn.Linear(features, cfg.model.dst_former.dim_contact)
         self.token_head = TokenHead(
-            num_cond, backbone.out_channels, cfg.model.num_tokens, cfg.model.dim_token
+            num_cond,
+            backbone.out_channels,
+            cfg.model.num_tokens,
+            cfg.model.dim_token,
+            cfg.model.dst_former.aligned,
         )
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
@@ -93,6 +113,11 @@ class LiftingSystem(pl.LightningModule):
         if "ids" in batch:
             terms["token"] = (tokens - self.codes[batch["ids"]]).square().sum(-1).mean()
             loss = loss + terms["token"]
+        if "standing" in batch:
+            terms["standing"] = functional.binary_cross_entropy_with_logits(
+                predictions["standing"], batch["standing"]
+            )
+            loss = loss + STANDING * terms["standing"]
         return {**terms, "loss": loss}, predictions
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:

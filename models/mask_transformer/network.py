@@ -97,6 +97,8 @@ class MotionImageTransformer(nn.Module):
     img_temporal       image encoder along time as well
     linear_regress     linear trajectory and contact heads, else two layers
     attn_len           half-width of the temporal attention band, frames
+    aligned            there is one image token for each mesh token, and the decoder adds it to that instead
+                       of listing image tokens for mesh tokens to find
     skip_unread        do not finish the decoder's image tokens, which nobody reads (same result)
     use_checkpoint     compute blocks of motion encoder and decoder again in the backward pass (less memory)
     Raises MoroError if sizes do not fit together.
@@ -130,6 +132,7 @@ class MotionImageTransformer(nn.Module):
         img_temporal: bool = False,
         linear_regress: bool = True,
         attn_len: int = 60,
+        aligned: bool = False,
         skip_unread: bool = True,
         use_checkpoint: bool = False,
     ) -> None:
@@ -138,7 +141,13 @@ class MotionImageTransformer(nn.Module):
             raise MoroError(f"model.task is '{task}'; choose one of {', '.join(TASKS)}.")
         self.task, self.num_tokens, self.dim_in, self.dim_out = task, num_tokens, dim_in, dim_out
         self.num_image_tokens = math.prod(backbone_HW)
-        self.motion_drop, self.image_drop, self.skip_unread = motion_drop, image_drop, skip_unread
+        if aligned and self.num_image_tokens != num_tokens:
+            raise MoroError(
+                f"dst_former.aligned wants one image token for each of the {num_tokens} mesh tokens, "
+                f"backbone_HW gives {self.num_image_tokens}; set model.backbone.out_HW=[1,{num_tokens}]."
+            )
+        self.motion_drop, self.image_drop = motion_drop, image_drop
+        self.aligned, self.skip_unread = aligned, skip_unread
         self.img_temporal = img_temporal
         self.trajectory_stats: TrajectoryStats | None = None
         self._frozen: list[nn.Module] = []
@@ -315,16 +324,21 @@ class MotionImageTransformer(nn.Module):
 
         motion  None: zeros in the slots of pose and canonical trajectory
         """
-        J = self.num_tokens
+        J, features = self.num_tokens, image.features
         camera = torch.cat((matrix_to_rot6d(image.rotation), image.translation.squeeze(2)), dim=-1)
         camera = self.d_traj_embed(camera)[:, :, None]  # (B, F, 9) -> (B, F, 1, C)
         if motion is None:
-            pose = camera.new_zeros(()).expand(*camera.shape[:2], J + 1, camera.shape[-1])
-            parts = (pose, camera, image.features)
+            pose = camera.new_zeros(()).expand(*camera.shape[:2], J, camera.shape[-1])
+            trajectory = torch.zeros_like(camera)
         else:
-            parts = (motion.pose, motion.trajectory, camera, image.features)
+            pose, trajectory = motion.pose, motion.trajectory
         # The order of tokens does not matter inside; those that are read come first, the image tokens last.
-        x = torch.cat(parts, dim=2) + self._decoder_positions(image.features.shape[2])
+        if self.aligned:
+            parts = (pose + features, trajectory, camera)
+        else:
+            parts = (pose, trajectory, camera, features)
+        x = torch.cat(parts, dim=2)
+        x = x + self._decoder_positions(x.shape[2] - J - 2)
         x = self.d_transformer(x, keep=J + 2 if self.skip_unread else None)
         pose, trajectory, camera = x[:, :, :J], x[:, :, J], x[:, :, J + 1]
         pose6d = self._regress(camera, self.d_traj_regressor)  # (B, F, 9)

@@ -38,6 +38,7 @@ from models.mask_transformer.placement import LandmarkPlacement
 from models.mask_transformer.tokens import TokensOnce
 from models.mesh_vq_vae.network import MeshVQVAE
 from moro.errors import MoroError
+from moro.geometry.smoothing import smooth_in_time, smooth_rotations
 from moro.geometry.trajectory import TrajectoryStats
 from moro.io.weights import METADATA_KEY, own_tensors
 from moro.metrics import token_accuracy
@@ -421,12 +422,13 @@ class MoRoSystem(pl.LightningModule):
         result = generate(
             self.mask_transformer, masked, image=image, cano_input=cano_input, options=self.decoding
         )
-        output = result.output
-        mesh = self.decode_tokens(result.tokens, frames)
+        output, sigma = result.output, model.test.smooth
+        mesh = self.decode_tokens(smooth_in_time(result.tokens, sigma), frames)
         with self.full_precision():
             rotation, translation = self._final_poses(batch, output)
+            rotation = smooth_rotations(rotation, sigma)
             if self.placement is not None:
-                translation = self.placement(batch, mesh, rotation, translation, frames)
+                translation = self.placement(batch, mesh, rotation, translation, output.contact, frames)
             vertices = mesh @ rotation[:, frames].mT + translation[:, frames]
         return Recovered(
             vertices=vertices,

@@ -19,6 +19,9 @@ def check_demo(cfg: DictConfig) -> None:
     choose_tracker(demo.tracker)
     choose_device(demo.device)
     low_precision(demo.precision)
+    body = cfg.dataset.model_type
+    if demo.refine and load_body_model(cfg.dataset.bm_path, body).landmark_regressor is None:
+        raise MoroError(f"demo.refine=true, but body {body} has no landmarks; set demo.refine=false.")
     if demo.fit_body is not None:
         try:
             load_body_model(cfg.dataset.bm_path, str(demo.fit_body))

@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from models.recovery.condition import PersonCondition
 from moro.body.fitting import BodyFit, Meshes, fit_body
 from moro.body.model import BodyModel
+from moro.body.refinement import refine_by_landmarks
 from moro.export.amass import write_motion_npz
 from moro.export.glb import write_motion_glb
+from moro.geometry.boxes import landmark_rays
 from moro.geometry.ground import Ground, fit_ground, sole_vertices
 from moro.render.scene import person_colour
 from moro.render.video import Person, render_result_video
@@ -38,11 +41,20 @@ class RecoveredPerson:
     fit: BodyFit
 
 
-def fit_person(body: BodyModel, vertices: Meshes, name: str) -> BodyFit:
-    """Parameters, joints and soles of the body that follows the recovered meshes (L, V, 3)."""
-    fit = fit_body(body, vertices, points=sole_vertices(body.v_template.cpu().numpy()))
-    logger.info("%s: fit within %.1f mm of the mesh", name, 1000 * float(fit.vertex_error.mean()))
-    return fit
+def fit_person(
+    body: BodyModel, vertices: Meshes, person: PersonCondition, K: Tensor, refine: bool
+) -> BodyFit:
+    """Parameters, joints and soles of the body that follows the recovered meshes (L, V, 3).
+
+    refine  turn its limbs to where the landmarks of `person` were seen by the camera K (`demo.refine`)
+    """
+    soles = sole_vertices(body.v_template.cpu().numpy())
+    fit = fit_body(body, vertices, points=soles)
+    logger.info("%s: fit within %.1f mm of the mesh", person.name, 1000 * float(fit.vertex_error.mean()))
+    if not refine:
+        return fit
+    rays, weight = landmark_rays(person.landmarks, person.center, person.scale, K)
+    return refine_by_landmarks(body, fit, rays, weight, soles)
 
 
 def ground_under(people: Sequence[RecoveredPerson], fps: float) -> Ground:

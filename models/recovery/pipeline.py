@@ -194,9 +194,10 @@ def recover_video(cfg: DictConfig, load: Callable[[Path], MoRoSystem] | None = N
         write_tracks_video(folder / "bbx_overlay.mp4", frames, tracks)
     if motion is None:
         focal = focal_length(cfg, frames)
-        contacts = recover_meshes(cfg, system, people, intrinsics(focal, size), folder, frames)
+        K = intrinsics(focal, size)
+        contacts = recover_meshes(cfg, system, people, K, folder, frames)
         del system
-        motion = fit_people(cfg, people, contacts, frames.names, folder), focal
+        motion = fit_people(cfg, people, contacts, frames.names, K, folder), focal
         save_motion(work / "fits.npz", *motion, keys.motion)
         remove_meshes(folder, people)
     fits, focal = motion
@@ -342,6 +343,7 @@ def fit_people(
     people: Sequence[PersonCondition],
     contacts: Mapping[str, NDArray],
     frame_names: Sequence[str],
+    K: torch.Tensor,
     folder: Path,
 ) -> list[BodyFit]:
     """Parameters of every person's meshes; meanwhile a thread writes them as results.pkl (zlib is slow)."""
@@ -352,7 +354,7 @@ def fit_people(
             writer.submit(write_results, folder / name / "results.pkl", frame_names, found, contacts[name])
             for name, found in meshes.items()
         ]
-        fits = [fit_person(body, found, name) for name, found in meshes.items()]
+        fits = [fit_person(body, meshes[one.name], one, K, cfg.demo.refine) for one in people]
         for job in written:
             job.result()  # raises what went wrong
     return fits

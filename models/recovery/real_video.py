@@ -18,9 +18,9 @@ from torch import Tensor
 from models.mask_transformer.system import MoRoSystem
 from models.recovery.condition import condition_of_track
 from models.recovery.heldout import Table, fill_gaps
+from models.recovery.outputs import fit_person
 from models.recovery.pipeline import FPS, intrinsics, meshes_file, recover_meshes, tracks_of
 from models.recovery.reference import MAIN, POINTS, Reference, build_reference, read_carefully
-from moro.body.fitting import fit_body
 from moro.body.model import BodyModel
 from moro.errors import MoroError
 from moro.geometry.alignment import similarity_transform
@@ -140,7 +140,7 @@ def recover_landmarks(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         recover_meshes(cfg, system, [person], K, folder)
-        fit = fit_body(body, RowFile(meshes_file(folder, person.name)))
+        fit = fit_person(body, RowFile(meshes_file(folder, person.name)), person, K, cfg.demo.refine)
     return fit.rebuild(body).landmarks()
 
 

@@ -49,7 +49,7 @@ def keys_of(cfg: DictConfig, video: Path, checkpoint: Path) -> Keys:
     demo = dict(cfg.demo)
     tracks = tracks_key(cfg, video)
     camera = {name: demo[name] for name in CAMERA_KEYS}
-    network = [str(cfg.model), str(cfg.dataset), str(cfg.demo.precision)]
+    network = [str(cfg.model), str(cfg.dataset), str(cfg.demo.precision), str(cfg.demo.refine)]
     motion = _digest(tracks, camera, network, _stamp(checkpoint), _stamp(Path(cfg.demo.fov_ckpt)))
     return Keys(tracks, motion, _digest(motion, {k: v for k, v in demo.items() if k not in PLACES}))
 

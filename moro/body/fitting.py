@@ -7,7 +7,7 @@ works as the original's does, so that numbers can be compared.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import roma
@@ -106,6 +106,23 @@ def fit_body(
         pose = fitter.fit_with_known_shape(betas, target, num_iter=num_iter, requested_keys=["pose_rotvecs"])
         parts.append(_as_fit(body, target, pose["pose_rotvecs"], pose["trans"], betas, followed))
     return _join(parts, shared)
+
+
+@torch.no_grad()
+def moved(
+    body: BodyModel, fit: BodyFit, pose: Tensor, transl: Tensor, points: np.ndarray | None, chunk: int = 64
+) -> BodyFit:
+    """The fit with another pose (T, 22, 3), axis-angle, and translation (T, 3); points as for `fit_body`."""
+    full_pose = torch.cat((pose, fit.full_pose[:, pose.shape[1] :]), dim=1)
+    parts = {"global_orient": pose[:, 0], "body_pose": pose[:, 1:], "full_pose": full_pose}
+    changed = replace(fit, **parts, transl=transl)
+    followed = torch.as_tensor(np.zeros(0) if points is None else points).long().to(transl.device)
+    joints, soles = [], []
+    for start in range(0, len(transl), chunk):
+        posed = changed.rebuild(body, slice(start, start + chunk))
+        joints.append(posed.joints.clone())
+        soles.append(posed.full_vertices[:, followed])
+    return replace(changed, joints=torch.cat(joints), points=torch.cat(soles))
 
 
 @torch.no_grad()

@@ -106,6 +106,18 @@ def normalise_landmarks(landmarks: Tensor, center: Tensor, scale: Tensor) -> Ten
     return torch.where(kept[..., None], normalised, torch.zeros_like(normalised)).to(torch.float32)
 
 
+def landmark_rays(landmarks: Tensor, center: Tensor, scale: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
+    """Where in the camera landmarks were seen, and how far they are to be trusted.
+
+    landmarks  (..., 33, 4) as of `normalise_landmarks`;  center (..., 2), scale (...), K (..., 3, 3)
+    returns    rays (..., 33, 2): x / z and y / z, and weights (..., 33), 0 where unseen, up to 1
+    """
+    pixels = landmarks[..., :2] * (100 * scale[..., None, None]) + center[..., None, :]
+    focal = torch.diagonal(K, dim1=-2, dim2=-1)[..., None, :2]
+    rays = (pixels - K[..., None, :2, 2]) / focal
+    return rays, landmarks[..., 2:].prod(-1) ** 2  # doubtful ones count for little
+
+
 def neighbour_landmarks(
     landmarks: Tensor,
     center: Tensor,

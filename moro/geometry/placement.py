@@ -11,37 +11,59 @@ ROUNDS = 4  # of reweighting
 POINT_SIGMA = 0.04  # metres: landmark against landmark of the recovered body
 START_SIGMA = 3.0  # metres: the given positions decide only where there is nothing else
 ACCELERATION = (4.0, 4.0, 2.0)  # m/s²: sideways, down, away from the camera
+STANDING_SIGMA = 0.002  # metres per frame that a foot moves while it stands
 MIN_DEPTH = 0.3  # metres
 
 
 def place_by_landmarks(
-    points: Tensor, rays: Tensor, weight: Tensor, start: Tensor, fps: float = 30.0
+    points: Tensor,
+    rays: Tensor,
+    weight: Tensor,
+    start: Tensor,
+    feet: Tensor | None = None,
+    standing: Tensor | None = None,
+    fps: float = 30.0,
 ) -> Tensor:
     """Positions of a body's root such that its landmarks lie on the observed rays, smooth in time.
 
     A pose says how large a person is at a distance, an image says how large they appear: together they give
     the place, and neighbouring frames bridge those in which little is seen. Least squares with few outliers
-    (Cauchy weights) in metres at the person's distance, with accelerations as a prior; one banded system.
+    (Cauchy weights) in metres at the person's distance, with accelerations as a prior and feet that stay
+    where they stand; one banded system.
 
-    points   (F, N, 3)  landmarks relative to the root, axes of the camera, metres
-    rays     (F, N, 2)  where they were seen: x / z and y / z
-    weight   (F, N)     0 where unseen, up to 1
-    start    (F, 3)     positions to begin with, metres in front of the camera
-    returns  (F, 3)     as `start`
+    points    (F, N, 3)  landmarks relative to the root, axes of the camera, metres
+    rays      (F, N, 2)  where they were seen: x / z and y / z
+    weight    (F, N)     0 where unseen, up to 1
+    start     (F, 3)     positions to begin with, metres in front of the camera
+    feet      (F, P, 3)  as points: what may stand on the ground
+    standing  (F, P)     how surely each stays where it is until the next frame, 0 to 1
+    returns   (F, 3)     as `start`
     """
-    p, r, w, first = (value.detach().double().cpu().numpy() for value in (points, rays, weight, start))
+    p, r, w, first = map(_array, (points, rays, weight, start))
     place = first
     smooth = _acceleration_prior(len(p), fps)
+    pull = np.zeros_like(first)
+    if feet is not None:
+        _add_standing(smooth, pull, _array(feet), _array(standing))
     for _ in range(ROUNDS):
         depth = np.maximum(p[..., 2] + place[:, None, 2], MIN_DEPTH)  # (F, N)
         off = (p[..., :2] + place[:, None, :2]) - r * depth[..., None]  # (F, N, 2)
         outlier = 1 / (1 + (off**2).sum(-1) / POINT_SIGMA**2)
-        place = _solve(p, r, w * outlier / POINT_SIGMA**2, first, smooth)
+        place = _solve(p, r, w * outlier / POINT_SIGMA**2, first, smooth, pull)
     return torch.from_numpy(place).to(start)
 
 
-def _solve(p: np.ndarray, r: np.ndarray, w: np.ndarray, start: np.ndarray, smooth: np.ndarray) -> np.ndarray:
-    """(F, 3) minimum of sum w |p_xy + t_xy - r (p_z + t_z)|² + prior + acceleration, linear in t."""
+def _array(value: Tensor) -> np.ndarray:
+    return value.detach().double().cpu().numpy()
+
+
+def _solve(
+    p: np.ndarray, r: np.ndarray, w: np.ndarray, start: np.ndarray, smooth: np.ndarray, pull: np.ndarray
+) -> np.ndarray:
+    """(F, 3) minimum of sum w |p_xy + t_xy - r (p_z + t_z)|² + prior + what joins frames, linear in t.
+
+    smooth, pull: matrix in lower bands and right-hand side (F, 3) of what joins frames
+    """
     F = len(p)
     gap = p[..., :2] - r * p[..., 2:]  # (F, N, 2)
     normal = np.zeros((F, AXES, AXES))
@@ -52,7 +74,7 @@ def _solve(p: np.ndarray, r: np.ndarray, w: np.ndarray, start: np.ndarray, smoot
         [-(w[..., None] * gap).sum(1), (w * (r * gap).sum(-1)).sum(-1, keepdims=True)], axis=-1
     )  # (F, 3)
     normal += np.eye(AXES) / START_SIGMA**2
-    right += start / START_SIGMA**2
+    right += start / START_SIGMA**2 + pull
     bands = smooth.copy()  # (BAND + 1, 3 F), lower form
     for below in range(AXES):
         for axis in range(AXES - below):
@@ -70,3 +92,17 @@ def _acceleration_prior(frames: int, fps: float) -> np.ndarray:
         for axis in range(AXES):
             bands[AXES * offset, axis::AXES] = column * (fps**2 / ACCELERATION[axis]) ** 2
     return bands
+
+
+def _add_standing(bands: np.ndarray, right: np.ndarray, feet: np.ndarray, standing: np.ndarray) -> None:
+    """Add the squared steps |feet[f+1] + t[f+1] - feet[f] - t[f]|² by how surely the feet stand."""
+    trust = standing[:-1] ** 2 / STANDING_SIGMA**2  # (F-1, P)
+    total = trust.sum(-1)
+    push = (trust[..., None] * np.diff(feet, axis=0)).sum(1)  # (F-1, 3)
+    right[1:] -= push
+    right[:-1] += push
+    for axis in range(AXES):
+        diagonal, next_frame = bands[0, axis::AXES], bands[AXES, axis::AXES]  # views
+        diagonal[1:] += total
+        diagonal[:-1] += total
+        next_frame[:-1] -= total

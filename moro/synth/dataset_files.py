@@ -19,6 +19,7 @@ from moro.synth.motions import MotionClip, body_offsets, generate_clips, lowest_
 from moro.synth.retarget import retarget
 from moro.synth.skeleton import (
     JOINT_INDEX,
+    UPPER_BODY,
     global_rotations,
     joint_positions,
     mirror_local_rotations,
@@ -365,12 +366,11 @@ def tokenizer_arrays(
     }
 
 
-_UPPER_BODY = tuple(joint - 1 for joint in range(12, 22))  # neck, collars, head, arms: rows of a body pose
-
-
 def _mix(lower: Tensor, upper: Tensor) -> Tensor:
+    """Body poses (N, 21, 3, 3)."""
+    rows = [joint - 1 for joint in UPPER_BODY]
     mixed = lower.clone()
-    mixed[:, list(_UPPER_BODY)] = upper[:, list(_UPPER_BODY)]
+    mixed[:, rows] = upper[:, rows]
     return mixed
 
 

@@ -52,6 +52,7 @@ class DetectorNoise:
     hidden_memory: float = 0.95
     hidden_steady: float = 0.6  # share of a hidden landmark's variance that stays over the clip
     limb_coherence: float = 0.8  # share of its variance that it has in common with its limb
+    hidden_error: float = 1.0  # of hidden landmarks, relative to what was measured
     covered_error: float = 0.25  # error of an arm behind the own trunk, relative to a hidden one
     outside_error: float = 0.7  # the same for a landmark beyond the image border
     miss_visible: float = 0.01  # a landmark that can be seen is taken for hidden
@@ -71,6 +72,13 @@ class DetectorNoise:
     presence_logit: tuple[float, float] = (5.5, 1.0)  # of a landmark inside the image
     presence_border: float = 2.0  # just outside, and per person size further out:
     presence_slope: float = -7.0
+
+
+# A detector that is always right and says nothing of what it cannot see.
+EXACT = DetectorNoise(
+    bias=0, jitter=0, disturbed=0, hidden_error=0, covered_error=0, outside_error=0, miss_visible=0,
+    drop_hidden=1, swap_legs=0, swap_arms=0, swap_all=0, frame_miss=0, miss_when_hidden=0,
+)  # fmt: skip
 
 
 def observe_landmarks(
@@ -96,7 +104,7 @@ def observe_landmarks(
     unseen = hidden | outside
     taken = unseen | covered | (rng.random((frames, count)) < noise.miss_visible)
 
-    doubt = np.maximum(_eased(hidden), noise.covered_error * _eased(covered))
+    doubt = np.maximum(noise.hidden_error * _eased(hidden), noise.covered_error * _eased(covered))
     doubt = np.maximum(doubt, noise.outside_error * _eased(outside))[..., None]
     exactness = _by_name(tuple(_SEEN_SPREAD.items()), 1.0)[None] * (
         1 + noise.disturbed * unseen.mean(axis=1, keepdims=True)

@@ -17,7 +17,7 @@ class OcclusionRanges:
     """How often and how long. Shares are probabilities per clip; lengths in seconds.
 
     `clear` clips have no occlusion but truncation by the image border. The other shares are weights of the
-    kind of an event; a clip of up to two seconds has one to three, a longer one more that pass.
+    kind of an event; a clip of up to `every` has one to three, a longer one more that pass.
     """
 
     clear: float = 0.25
@@ -30,6 +30,7 @@ class OcclusionRanges:
     seconds: tuple[float, float] = (0.2, 2.5)  # log-uniform
     whole_clip: float = 0.2  # an event other than `whole` lasts the whole clip
     max_events: int = 3
+    every: float = 2.0
 
 
 @lru_cache
@@ -78,7 +79,7 @@ def sample_occlusion(
         [ranges.limb, ranges.lower_body, ranges.side, ranges.whole, ranges.image_box, ranges.pole]
     )
     events = int(rng.integers(1, ranges.max_events + 1))
-    length = max(1.0, frames / 60)  # in units of two seconds
+    length = max(1.0, frames / (FPS * ranges.every))
     for number in range(round(events * length)):
         kinds = weights if number < events else weights[:4]  # what stands still in the image is there once
         kind = rng.choice(len(kinds), p=kinds / kinds.sum())

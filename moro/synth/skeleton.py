@@ -12,6 +12,7 @@ from moro.body.skeleton import BODY_JOINT_NAMES, BODY_PARENTS, MIRROR_JOINTS
 
 JOINT_NAMES = BODY_JOINT_NAMES
 PARENTS = BODY_PARENTS
+UPPER_BODY = list(range(12, 22))  # neck, collars, head, arms: they go with the legs of any other pose
 JOINT_INDEX = {name: index for index, name in enumerate(JOINT_NAMES)}
 
 

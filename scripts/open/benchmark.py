@@ -20,7 +20,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from models.mask_transformer.build import choose_checkpoint, resolve_paths
-from models.recovery.heldout import format_table, held_out_table, transposed
+from models.recovery.heldout import format_table, held_out_tables, transposed
 from models.recovery.pipeline import load_system, videos_of
 from models.recovery.real_video import compare_with_reference, summary
 from models.recovery.withheld import measure_withheld
@@ -42,7 +42,7 @@ def main() -> None:
     add("--all-cameras", action="store_true", help="all four cameras, not only those for decisions")
     add("--data", type=Path, default=Path("downloads/pose2sim"), help="default: %(default)s")
     add("--clips", type=Path, help="folder of further clips for the withheld limbs")
-    add("--limit", type=int, help="only the first N held-out sequences")
+    add("--limit", type=int, help="only N held-out motions, evenly chosen")
     add("--work", type=Path, default=Path("exp/benchmark"), help="default: %(default)s")
     add("--output", type=Path, help="write the tables as json")
     add("overrides", nargs="*", help="configuration, e.g. tag=mine")
@@ -56,8 +56,9 @@ def run(arguments: argparse.Namespace) -> None:
         report |= real_video(arguments)
         write(report, arguments.output)
     if arguments.only != "real":
-        report["held-out"] = held_out_table(arguments.overrides, limit=arguments.limit)
-        print("\nHeld-out motion\n" + format_table(transposed(report["held-out"])))
+        report["held-out"] = held_out_tables(arguments.overrides, limit=arguments.limit)
+        for name, table in report["held-out"].items():
+            print(f"\nHeld-out motion, {name}\n" + format_table(transposed(table)))
         write(report, arguments.output)
 
 

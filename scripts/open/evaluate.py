@@ -1,8 +1,12 @@
-"""Errors of the open model on held-out motion with virtual cameras, against two baselines.
+"""Errors of the open model on held-out motion with virtual cameras, against three baselines.
 
-    python scripts/open/evaluate.py [--split test] [--limit N] [--output FILE.json] [key=value ...]
+    python scripts/open/evaluate.py [--split test] [--scenario mixed ...] [--limit N] [--output FILE.json]
+                                    [key=value ...]
 
-Methods: MoRo (the video model on whole sequences), its single-frame stage, the same with hidden joints
+Scenarios: clean (nothing hidden), hidden (lower body or one side for 1-2 s), gap (the same for 2 s),
+mixed (as in training).
+
+Methods: MoRo (what the demo does, on whole sequences), its single-frame stage, the same with hidden joints
 interpolated in time (told the true visibility), and the mean pose placed where the single-frame stage says.
 """
 
@@ -15,7 +19,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from models.recovery.heldout import format_table, held_out_table, transposed
+from models.recovery.heldout import SCENARIOS, format_table, held_out_tables, transposed
 from moro.errors import ExitOnMoroError
 from moro.io.atomic import atomic_path
 
@@ -25,7 +29,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--split", default="test", choices=("val", "test"))
-    parser.add_argument("--limit", type=int, help="only the first N sequences")
+    parser.add_argument("--limit", type=int, help="only N motions, evenly chosen")
+    parser.add_argument("--scenario", action="append", choices=tuple(SCENARIOS), help="default: all")
     parser.add_argument("--output", type=Path, help="write the table as json")
     parser.add_argument("overrides", nargs="*", help="configuration, e.g. tag=mine")
     arguments = parser.parse_args()
@@ -34,11 +39,14 @@ def main() -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    table = held_out_table(arguments.overrides, arguments.split, arguments.limit)
-    print(format_table(transposed(table)))
+    tables = held_out_tables(
+        arguments.overrides, arguments.split, arguments.limit, arguments.scenario or tuple(SCENARIOS)
+    )
+    for name, table in tables.items():
+        print(f"\n{name}\n" + format_table(transposed(table)))
     if arguments.output:
         with atomic_path(arguments.output) as temporary:
-            temporary.write_text(json.dumps(table, indent=1) + "\n")
+            temporary.write_text(json.dumps(tables, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -13,15 +13,19 @@ from models.mask_transformer.data.items import BodyParameters, local_body, param
 from models.mask_transformer.data.open_motion import (
     DRAW_EPOCHS,
     OpenMotionDataset,
+    WorldRanges,
     read_motions,
     sampling_probability,
+    training_world,
 )
 from moro.body.loading import load_body_model
 from moro.body.model import BodyModel
+from moro.config import compose_config
 from moro.errors import MoroError
 from moro.geometry.camera import project
 from moro.geometry.trajectory import stats_from_clips
 from moro.synth.dataset_files import cmu_trial, read_amass_folder, split_of
+from moro.synth.landmarks import EXACT
 from scripts.preprocess import process_mocap
 
 
@@ -296,6 +300,34 @@ def test_cached_people_are_the_posed_ones(root: Path, body: BodyModel, tmp_path:
     landmarks = posed.place(posed.output.landmarks())[5:25]
     torch.testing.assert_close(person.place(person.output.landmarks()), landmarks)
     assert torch.equal(ids, _ids_of(posed.mesh).long()[5:25])
+
+
+def test_some_cached_people_have_the_arms_of_another_motion(
+    root: Path, body: BodyModel, tmp_path: Path
+) -> None:
+    dataset = _dataset(root, body, motions=3)
+    dataset.use_cache(tmp_path / "cache", 1, _ids_of, mixed=1)
+    assert len(dataset.cache.first) == 6 and list(dataset.cache.motion) == [0, 0, 1, 1, 2, 2]
+    one, again = (next(dataset._performance(0, 1, True)).local_joints for _ in range(2))
+    assert torch.equal(one, again)
+    rng = np.random.default_rng(0)
+    times = torch.arange(20.0)
+    arms = dataset._other_upper_body(rng, 20)
+    state = rng.bit_generator.state
+    own = dataset._person(dataset.motions[0], times, rng).local_joints
+    rng.bit_generator.state = state
+    joined = dataset._person(dataset.motions[0], times, rng, arms).local_joints
+    legs = [1, 2, 4, 5, 7, 8, 10, 11]
+    torch.testing.assert_close(joined[:, legs], own[:, legs])
+    assert (joined[:, 20] - own[:, 20]).norm(dim=-1).mean() > 0.01
+
+
+def test_the_observer_of_training_can_be_made_simple() -> None:
+    cfg = compose_config("config", ["option=video_pretrain", "preset=open"]).dataset
+    assert training_world(cfg) == WorldRanges()
+    cfg.occlusion = cfg.detector_noise = False
+    world = training_world(cfg)
+    assert world.occlusion.clear == 1 and world.detector == EXACT and world.cameras == WorldRanges().cameras
 
 
 def test_frames_carry_their_neighbours_along(root: Path, body: BodyModel) -> None:

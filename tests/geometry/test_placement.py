@@ -48,6 +48,26 @@ def test_nothing_seen_keeps_what_was_given() -> None:
     torch.testing.assert_close(found, line, atol=1e-3, rtol=0)
 
 
+def test_standing_feet_stay() -> None:
+    """The recovered leg sways by 3 cm twice a second, while the true foot stands."""
+    points, place, rays = _scene()
+    sway = 0.03 * (torch.arange(80) / 30 * 12).sin()
+    feet = torch.stack([sway, 0 * sway, 0 * sway], -1)[:, None] - place[:, None]
+    standing = torch.zeros(80, 1)
+    standing[20:50] = 1
+    loose = place_by_landmarks(points, rays, torch.ones(80, 12), place)
+    held = place_by_landmarks(points, rays, torch.ones(80, 12), place, feet, standing)
+
+    def steps(found: torch.Tensor) -> torch.Tensor:
+        return (feet[:, 0] + found).diff(dim=0).norm(dim=-1)
+
+    assert steps(held)[20:50].mean() < 0.3 * steps(loose)[20:50].mean()
+    assert (held - place).norm(dim=-1).max() < 0.1
+    torch.testing.assert_close(
+        place_by_landmarks(points, rays, torch.ones(80, 12), place, feet, 0 * standing), loose
+    )
+
+
 @pytest.mark.parametrize("frames", [1, 2, 3])
 def test_short_clips(frames: int) -> None:
     points, place, rays = (part[:frames] for part in _scene())

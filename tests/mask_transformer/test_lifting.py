@@ -1,5 +1,6 @@
 """Pretraining of a backbone: targets, and that it learns."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -43,13 +44,17 @@ def test_view_rotation_turns_the_optical_axis_to_the_box() -> None:
     torch.testing.assert_close(view_rotation(torch.tensor([0.0, 0.0, 0.3])), torch.eye(3))
 
 
-def test_it_learns_single_frames() -> None:
+@pytest.mark.parametrize("aligned", [False, True])
+def test_it_learns_single_frames(aligned: bool) -> None:
     torch.manual_seed(0)
     cfg = small_config("backbone_pretrain")
+    cfg.model.dst_former.aligned = aligned
+    if aligned:
+        cfg.model.backbone.out_HW = [1, cfg.model.num_tokens]
     system, batch = LiftingSystem(cfg, build_backbone(cfg.model.backbone), torch.randn(16, 9)), _batch()
     optimizer = torch.optim.Adam(system.parameters(), lr=3e-3)
     first = None
-    for _ in range(40):
+    for _ in range(60):
         terms, _ = system.losses(batch)
         optimizer.zero_grad()
         terms["loss"].backward()

@@ -218,6 +218,20 @@ def test_any_size(tokens: int, grid: tuple[int, int], frames: int) -> None:
     assert torch.isfinite(output.logits).all()
 
 
+def test_aligned_image_tokens_are_added_to_their_mesh_tokens() -> None:
+    network = small_network("video", aligned=True, backbone_HW=(1, 5))
+    tokens, bbox = small_inputs()[::2]
+    cond = wave(1, 0.8, 0.3, (1, 4, 5, 6))
+    output = network(tokens, cond, bbox)
+    motion = output.motion._replace(pose=output.motion.pose + output.image.features)
+    added = network.decode(motion, without_features(output.image))
+    torch.testing.assert_close(output.logits, added.logits)
+    image = small_network("image", aligned=True, backbone_HW=(1, 5))
+    assert torch.isfinite(image(cond=cond, bbox=bbox).logits).all()
+    with pytest.raises(MoroError, match=r"out_HW=\[1,5\]"):
+        small_network("image", aligned=True)
+
+
 def test_motion_drop_hides_motion_and_passes_the_target() -> None:
     network = small_network("video", motion_drop=True)
     tokens, cond, bbox = small_inputs()

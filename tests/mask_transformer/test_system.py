@@ -317,10 +317,10 @@ def test_recover_without_ground_truth() -> None:
 def test_bodies_are_put_on_the_landmarks() -> None:
     system, data = make("video_train", "model.mode=inference")
     batch = first_batch(data)
-    place = LandmarkPlacement(joint_regressor(33))
+    place = LandmarkPlacement(joint_regressor(33), joint_regressor(22))
     pose = batch["mesh"][:, 2:5], batch["rotation"]
     off = batch["translation"] + 0.5
-    found = place(batch, *pose, off, slice(2, 5))
+    found = place(batch, *pose, off, None, slice(2, 5))
     assert found.shape == off.shape and (found - batch["translation"])[:, 2:5].norm(dim=-1).max() < 0.05
     before = system.eval().recover(batch)
     system.placement = place

@@ -47,6 +47,7 @@ def test_keys_follow_what_each_step_depends_on(tmp_path: Path) -> None:
     assert changed() == changed("demo.name=x", "demo.output_path=y", "demo.device=cpu") == ""
     assert changed("demo.render=false", "demo.gender=female") == "r"
     assert changed("demo.focal_length=900") == changed("model.test.generate.timesteps=3") == "mr"
+    assert changed("demo.refine=false") == "mr"
     assert changed("demo.precision=bf16") == changed("dataset.overlap_len=60") == "mr"
     assert changed("demo.max_people=1") == "tmr"
     os.utime(weights, ns=(1, 1))  # weights of the same name are others now

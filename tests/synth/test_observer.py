@@ -7,7 +7,7 @@ import torch
 from moro.body.skeleton import LANDMARK_NAMES
 from moro.geometry.camera import project
 from moro.synth.cameras import CameraRanges, sample_camera
-from moro.synth.landmarks import DetectorNoise, observe_landmarks
+from moro.synth.landmarks import EXACT, DetectorNoise, observe_landmarks
 from moro.synth.occlusion import OBSERVED_NAMES, OcclusionRanges, point_groups, sample_occlusion
 
 
@@ -125,6 +125,13 @@ def test_misses_and_drops_are_all_zero() -> None:
     noise = DetectorNoise(miss_when_hidden=1.0, frame_miss=0.0)
     out = observe_landmarks(points, hidden, np.zeros_like(hidden), SIZE, np.random.default_rng(0), noise)
     assert not out[20:40].any() and out[:20].any(axis=(1, 2)).all()
+
+
+def test_an_exact_detector_says_the_truth_or_nothing() -> None:
+    points, hidden = _clip(), np.random.default_rng(0).random((60, 33)) < 0.3
+    seen = observe_landmarks(points, hidden, ~hidden, SIZE, np.random.default_rng(2), EXACT)
+    np.testing.assert_allclose(seen[~hidden][:, :2], points[~hidden], rtol=1e-6)
+    assert (seen[hidden] == 0).all()
 
 
 def test_swapped_legs_are_exchanged() -> None:

@@ -8,7 +8,7 @@ shape, camera, occlusion, detector errors. Validation and test are fixed.
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,10 @@ from moro.geometry.frames import world2cano
 from moro.geometry.rotation import rotvec_to_matrix
 from moro.geometry.trajectory import STATISTICS_CLIP_LENGTH
 from moro.synth.cameras import Camera, CameraRanges, sample_camera
-from moro.synth.landmarks import DetectorNoise, observe_landmarks
+from moro.synth.landmarks import EXACT, DetectorNoise, observe_landmarks
 from moro.synth.occlusion import OcclusionRanges, behind_torso, outside_image, sample_occlusion
 from moro.synth.skeleton import (
+    UPPER_BODY,
     mirror_local_rotations,
     resample_linear,
     resample_rotations,
@@ -213,31 +214,39 @@ class OpenMotionDataset(ClipDataset):
 
     # ---- the motion cache -----------------------------------------------------------------------------
 
-    def use_cache(self, folder: Path, variants: int, tokenise: Tokenise) -> None:
+    def use_cache(self, folder: Path, variants: int, tokenise: Tokenise, mixed: int = 0) -> None:
         """Take training people from the cache in `folder`, which is made if need be.
 
-        variants  performances of each motion; tokenise: local meshes (F, V, 3) → ids (F, J)
+        variants  performances of each motion;  mixed: as many again with the arms and head of another motion
+        tokenise  local meshes (F, V, 3) → ids (F, J)
         """
-        numbers = range(len(self.motions))
-        performances = ((n, self._performance(n, v)) for n in numbers for v in range(variants))
-        count = variants * len(self.motions)
+        numbers, kinds = range(len(self.motions)), range(variants + mixed)
+        performances = ((n, self._performance(n, kind, kind >= variants)) for n in numbers for kind in kinds)
+        count = len(kinds) * len(numbers)
         self.cache = (
             open_cache(folder) if folder.is_dir() else build_cache(folder, performances, count, tokenise)
         )
         weight = self.probability[self.cache.motion]  # (P,)
         self._performance_share = weight / weight.sum()
 
-    def _performance(self, number: int, variant: int) -> Iterator[LocalBody]:
+    def _performance(self, number: int, variant: int, mixed: bool = False) -> Iterator[LocalBody]:
         """A whole motion by one random person, in runs of frames; long enough for a clip."""
         motion = self.motions[number]
         rng = np.random.default_rng((self.seed, number, variant))
         speed = _speed(rng)
         count = max(STATISTICS_CLIP_LENGTH, int((len(motion) - 1) / speed) + 1)
         times = self._times(motion, 0.0, speed, count)
+        upper = self._other_upper_body(rng, count) if mixed else None
         state = rng.bit_generator.state
-        for part in times.split(CHUNK):
+        for rows in torch.arange(count).split(CHUNK):
             rng.bit_generator.state = state  # the same person in all runs
-            yield self._person(motion, part, rng)
+            yield self._person(motion, times[rows], rng, None if upper is None else upper[rows])
+
+    def _other_upper_body(self, rng: np.random.Generator, count: int) -> Tensor:
+        """(count, 10, 3, 3) arms and head of a random motion, from a random moment on."""
+        other = self.motions[rng.choice(len(self.motions), p=self.probability)]
+        times = self._times(other, rng.uniform(0, len(other) - 1), 1.0, count)
+        return _rotations(other, times)[:, UPPER_BODY]
 
     def _from_cache(self, rng: np.random.Generator, frames: int, stride: int = 1) -> dict[str, Any]:
         """A clip of a performance, turned to a random heading, with its token ids (F, J)."""
@@ -315,15 +324,24 @@ class OpenMotionDataset(ClipDataset):
         entries = body_entries(seen, world_joints, self.contact_threshold, self.contact_hand)
         entries |= self._observe(seen, camera, rng)
         entries |= {"seq_name": name, "has_transl": True, "true_params": False}
+        if "contact_label" in entries:  # single frames are told, too
+            label = entries["contact_label"]
+            entries["standing"] = torch.cat((label, label[-1:]))  # (F, 4|6)
         if self.split == "test":
             entries["img_paths"] = [f"frame_{frame:05d}" for frame in range(len(world_joints))]
         return entries
 
-    def _person(self, motion: Motion, times: Tensor, rng: np.random.Generator) -> LocalBody:
-        """The body in the world at the given frames, with a shape, mirror image and heading of its own."""
-        first, last = int(times.min().floor()), int(times.max().ceil()) + 1
-        rotations = resample_rotations(rotvec_to_matrix(motion.rotvec[first:last]), times - first)
-        pelvis = resample_linear(motion.transl[first:last], times - first) + self._rest[0]
+    def _person(
+        self, motion: Motion, times: Tensor, rng: np.random.Generator, upper: Tensor | None = None
+    ) -> LocalBody:
+        """The body in the world at the given frames, with a shape, mirror image and heading of its own.
+
+        upper  (F, 10, 3, 3) rotations of UPPER_BODY instead of the motion's
+        """
+        rotations = _rotations(motion, times)
+        if upper is not None:
+            rotations[:, UPPER_BODY] = upper
+        pelvis = resample_linear(motion.transl, times) + self._rest[0]
         if self.split == "train" and rng.random() < MIRRORED:
             rotations = mirror_local_rotations(rotations)
             pelvis = pelvis * torch.tensor([-1.0, 1.0, 1.0])
@@ -400,6 +418,7 @@ def build(cfg: DictConfig, split: str) -> OpenMotionDataset:
         neighbours=cfg.model.backbone.neighbours,
         draws=dataset.draws,
         motions=8 if cfg.debug else dataset.motions,
+        world=training_world(dataset) if split == "train" else None,
         seed=cfg.seed if split == "train" else 0,
     )
     if split == "train" and dataset.cache_variants:
@@ -408,9 +427,20 @@ def build(cfg: DictConfig, split: str) -> OpenMotionDataset:
         files = (root / "motion" / "index.json", tokenizer)
         contents = (hashlib.sha256(path.read_bytes()).hexdigest() for path in files)
         names = ",".join(motion.name for motion in motions.motions)
-        key = cache_key(*contents, body.sha256, names, dataset.cache_variants, cfg.seed)
-        motions.use_cache(Path(dataset.cache or root / "cache") / key, dataset.cache_variants, vqvae.encode)
+        counts = dataset.cache_variants, dataset.cache_mixed
+        key = cache_key(*contents, body.sha256, names, *counts, cfg.seed)
+        motions.use_cache(Path(dataset.cache or root / "cache") / key, counts[0], vqvae.encode, counts[1])
     return motions
+
+
+def training_world(dataset: DictConfig) -> WorldRanges:
+    """The observer of `dataset.occlusion` and `dataset.detector_noise`."""
+    world = WorldRanges()
+    if not dataset.occlusion:
+        world = replace(world, occlusion=replace(world.occlusion, clear=1.0))
+    if not dataset.detector_noise:
+        world = replace(world, detector=EXACT)
+    return world
 
 
 def read_motions(root: Path, split: str, motions: float | int | None = None) -> list[Motion]:
@@ -456,6 +486,12 @@ def sampling_probability(motions: list[Motion]) -> np.ndarray:
         totals[motion.family] = totals.get(motion.family, 0) + len(motion)
     weight = np.array([len(motion) * totals[motion.family] ** (FAMILY_POWER - 1) for motion in motions])
     return weight / weight.sum()
+
+
+def _rotations(motion: Motion, times: Tensor) -> Tensor:
+    """(F, 22, 3, 3) of a motion at fractional frames (F,)."""
+    first, last = int(times.min().floor()), int(times.max().ceil()) + 1
+    return resample_rotations(rotvec_to_matrix(motion.rotvec[first:last]), times - first)
 
 
 def _speed(rng: np.random.Generator) -> float:
