@@ -11,7 +11,7 @@ cd "$(dirname "$0")/../.."
 
 TAG=${1:?usage: scripts/open/ablations.sh <tag of a finished train_all.sh>}
 PYTHON=${PYTHON:-python}
-BACKBONE_STEPS=${BACKBONE_STEPS:-2500} VIDEO_STEPS=${VIDEO_STEPS:-150}
+BACKBONE_STEPS=${BACKBONE_STEPS:-1500} VIDEO_STEPS=${VIDEO_STEPS:-150}
 RUN=exp/mask_transformer/MIMO-keypoints-$TAG
 COMMON="preset=open tag=$TAG trainer.enable_progress_bar=false model.backbone.weights=backbone_pretrain
   model.vqvae.model_path=exp/mesh_vqvae/mesh-vqvae-open-$TAG/tokenizer.safetensors"
@@ -26,11 +26,14 @@ ablate() { # <stage> <threads> <steps> <name> [overrides ...]
   touch "$folder/finished"
 }
 
-ablate backbone_pretrain 1 $BACKBONE_STEPS short &
-ablate backbone_pretrain 1 $BACKBONE_STEPS no_occlusion dataset.occlusion=false
+backbone() { # <name> [overrides ...]
+  ablate backbone_pretrain 1 "$BACKBONE_STEPS" "$@" dataset.draws=3000
+}
+backbone short &
+backbone no_occlusion dataset.occlusion=false
 wait
-ablate backbone_pretrain 1 $BACKBONE_STEPS no_detector_noise dataset.detector_noise=false &
-ablate backbone_pretrain 1 $BACKBONE_STEPS no_neighbours "model.backbone.neighbours=[]"
+backbone no_detector_noise dataset.detector_noise=false &
+backbone no_neighbours "model.backbone.neighbours=[]"
 wait
 ablate video_train 2 $VIDEO_STEPS short
 ablate video_train 2 $VIDEO_STEPS no_motion_prior model.dst_former.motion_drop=true

@@ -161,7 +161,9 @@ def test_training_items_have_the_contract_keys(root: Path, body: BodyModel) -> N
         "rotation": (20, 3, 3), "translation": (20, 1, 3), "contact_label": (19, 4), "K": (20, 3, 3),
         "center": (20, 2), "scale": (20,), "bbox": (20, 3), "cam2world": (20, 4, 4), "world2cano": (1, 4, 4),
         "landmarks": (20, 33, 4), "joint_visible": (20, 22), "detected": (20,), "image_size": (20, 2),
+        "standing": (20, 4),
     }  # fmt: skip
+    assert torch.equal(sample["standing"][:-1], sample["contact_label"])
     assert sample["landmarks"].dtype == torch.float32 and sample["seq_name"] == "train"
     motion = _dataset(root, body, camera=False)[0]
     assert set(motion) == {

@@ -62,6 +62,7 @@ AS_PUBLISHED = (
     "model.dst_former.freeze_image=true",
     "model.dst_former.freeze_motion=false",
     "model.dst_former.motion_gain=null",
+    "model.test.smooth=0.",
 )
 
 

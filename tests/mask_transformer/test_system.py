@@ -24,6 +24,7 @@ from models.mask_transformer.system import MoRoSystem, Recovered, equal_lengths
 from moro.body.loading import load_body_model
 from moro.errors import MoroError
 from moro.geometry.camera import project
+from moro.geometry.smoothing import smooth_rotations
 from moro.io.results import read_results
 from moro.io.scenes import read_image
 from tests.mask_transformer.fake_data import (
@@ -141,6 +142,17 @@ def test_expected_tokens_are_decoded() -> None:
         mesh = system.decode_tokens(logits.softmax(-1) @ system.mask_transformer.codebook)
     torch.testing.assert_close(recovered.local_mesh, mesh)
     assert not torch.allclose(mesh, system.decode_tokens(system.mask_transformer.embed(recovered.ids)))
+
+
+def test_tokens_and_headings_are_smoothed_in_time() -> None:
+    system, data = make("video_train", "model.test.generate.expectation=true")
+    batch = first_batch(data)
+    rough = system.eval().recover(batch)
+    system.cfg.model.test.smooth = 2.0
+    smooth = system.recover(batch)
+    torch.testing.assert_close(smooth.rotation, smooth_rotations(rough.rotation, 2.0))
+    trembling = [found.local_mesh.diff(n=2, dim=1).abs().mean() for found in (smooth, rough)]
+    assert trembling[0] < 0.7 * trembling[1]
 
 
 def test_mesh_frames_are_a_run_of_neighbours() -> None:
