@@ -14,7 +14,13 @@ from torch import Tensor
 
 from moro.body.fitting import BodyFit, moved
 from moro.body.model import BodyModel
-from moro.body.skeleton import BODY_JOINT_NAMES, BODY_PARENTS, LANDMARK_NAMES
+from moro.body.skeleton import (
+    BODY_JOINT_NAMES,
+    BODY_PARENTS,
+    LANDMARK_NAMES,
+    global_rotations,
+    local_rotations,
+)
 from moro.errors import MoroError
 from moro.geometry.smoothing import smooth_in_time
 
@@ -93,13 +99,18 @@ def _solve(points: Tensor, joints: Tensor, rays: Tensor, weight: Tensor) -> tupl
 
 def _turned(local: Tensor, turns: Tensor) -> Tensor:
     """Local rotations (T, 22, 3, 3) after each joint was turned, and all below it with it."""
-    before, after, sums, result = [], [], [], []
-    for joint, parent in enumerate(BODY_PARENTS):
-        before.append(local[:, joint] if parent < 0 else before[parent] @ local[:, joint])
-        sums.append(turns[:, joint] if parent < 0 else sums[parent] + turns[:, joint])
-        after.append(roma.rotvec_to_rotmat(sums[joint]) @ before[joint])
-        result.append(after[joint] if parent < 0 else after[parent].mT @ after[joint])
-    return torch.stack(result, dim=1)
+    above = torch.from_numpy(_above()).to(turns)
+    turn = roma.rotvec_to_rotmat(above @ turns)  # the sum of what turns a joint, (22, 22) @ (T, 22, 3)
+    return local_rotations(turn @ global_rotations(local))
+
+
+@lru_cache
+def _above() -> np.ndarray:
+    """(22, 22) bool: row j has the joints from the root to joint j, itself included."""
+    above = np.eye(len(BODY_PARENTS), dtype=bool)
+    for joint, parent in enumerate(BODY_PARENTS[1:], start=1):
+        above[joint] |= above[parent]
+    return above
 
 
 @lru_cache
@@ -107,12 +118,9 @@ def _chains() -> tuple[np.ndarray, list[int], np.ndarray]:
     """(33, K) which joint moves which landmark, numbers of the K joints, (K,) how far they may turn."""
     moving = [j for j, name in enumerate(BODY_JOINT_NAMES) if name.split("_")[-1] in TURNS]
     allowed = np.array([TURNS[BODY_JOINT_NAMES[j].split("_")[-1]] for j in moving])
-    held = np.zeros((len(LANDMARK_NAMES), len(moving)), dtype=bool)
-    for number, name in enumerate(LANDMARK_NAMES):
+    holders = []
+    for name in LANDMARK_NAMES:
         side, *words = name.split("_")
         holder = next((HOLDERS[word] for word in words if word in HOLDERS), "neck")
-        joint = BODY_JOINT_NAMES.index(holder if holder in BODY_JOINT_NAMES else f"{side}_{holder}")
-        while joint >= 0:
-            held[number] |= np.array(moving) == joint
-            joint = BODY_PARENTS[joint]
-    return held, moving, allowed
+        holders.append(BODY_JOINT_NAMES.index(holder if holder in BODY_JOINT_NAMES else f"{side}_{holder}"))
+    return _above()[np.ix_(holders, moving)], moving, allowed

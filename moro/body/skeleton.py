@@ -1,8 +1,10 @@
 """Names and relations of the SMPL family's joints, vertex-picked joints and the 33 detector landmarks.
 
-All bodies share the first 22 joints (spec: data 1.2). "Left" is always the person's left.
+And rotations along it. All bodies share the first 22 joints (spec: data 1.2). "Left" is always the
+person's left.
 """
 
+import torch
 from torch import Tensor
 
 NUM_BODY_JOINTS = 22
@@ -90,3 +92,23 @@ def mirror_pose(body_pose: Tensor, global_orient: Tensor) -> tuple[Tensor, Tenso
     joints = body_pose.reshape(*global_orient.shape[:-1], NUM_BODY_JOINTS - 1, 3)  # (*, 21, 3)
     mirrored = (joints[..., order, :] * sign).reshape(body_pose.shape)  # (*, 21, 3) or (*, 63)
     return mirrored, global_orient * sign
+
+
+def global_rotations(local: Tensor) -> Tensor:
+    """Rotations of all joints in the frame of the root's parent.
+
+    local    (*, 22, 3, 3)  parent-relative rotations
+    returns  (*, 22, 3, 3)
+    """
+    rotations: list[Tensor] = []
+    for joint, parent in enumerate(BODY_PARENTS):
+        own = local[..., joint, :, :]
+        rotations.append(own if parent < 0 else rotations[parent] @ own)
+    return torch.stack(rotations, dim=-3)
+
+
+def local_rotations(rotations: Tensor) -> Tensor:
+    """Inverse of `global_rotations`, (*, 22, 3, 3) -> (*, 22, 3, 3)."""
+    parents = list(BODY_PARENTS[1:])
+    relative = rotations[..., parents, :, :].transpose(-1, -2) @ rotations[..., 1:, :, :]
+    return torch.cat([rotations[..., :1, :, :], relative], dim=-3)

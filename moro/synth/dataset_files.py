@@ -13,6 +13,7 @@ import roma
 import torch
 from torch import Tensor
 
+from moro.body.skeleton import global_rotations
 from moro.errors import MoroError
 from moro.io.atomic import atomic_path
 from moro.synth.motions import MotionClip, body_offsets, generate_clips, lowest_vertex
@@ -20,7 +21,6 @@ from moro.synth.retarget import retarget
 from moro.synth.skeleton import (
     JOINT_INDEX,
     UPPER_BODY,
-    global_rotations,
     joint_positions,
     mirror_local_rotations,
     resample_linear,

@@ -13,15 +13,10 @@ from scipy.interpolate import CubicSpline
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
+from moro.body.skeleton import global_rotations
 from moro.synth import keyposes
 from moro.synth.keyposes import SUPPORTS, KeyPose
-from moro.synth.skeleton import (
-    JOINT_INDEX,
-    global_rotations,
-    joint_positions,
-    rest_offsets,
-    y_up_to_z_up,
-)
+from moro.synth.skeleton import JOINT_INDEX, joint_positions, rest_offsets, y_up_to_z_up
 
 FPS = 30.0
 

@@ -6,8 +6,9 @@ import roma
 import torch
 from torch import Tensor
 
+from moro.body.skeleton import global_rotations, local_rotations
 from moro.errors import MoroError
-from moro.synth.skeleton import JOINT_INDEX, PARENTS, global_rotations, joint_positions, local_rotations
+from moro.synth.skeleton import JOINT_INDEX, PARENTS, joint_positions
 
 # joint whose rest direction is corrected -> the child that gives the direction
 _SWING_CHILD = {

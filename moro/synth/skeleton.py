@@ -21,26 +21,6 @@ def y_up_to_z_up(dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]], dtype=dtype)
 
 
-def global_rotations(local: Tensor) -> Tensor:
-    """Rotations of all joints in the frame of the root's parent.
-
-    local    (*, 22, 3, 3)  parent-relative rotations
-    returns  (*, 22, 3, 3)
-    """
-    rotations: list[Tensor] = []
-    for joint, parent in enumerate(PARENTS):
-        own = local[..., joint, :, :]
-        rotations.append(own if parent < 0 else rotations[parent] @ own)
-    return torch.stack(rotations, dim=-3)
-
-
-def local_rotations(rotations: Tensor) -> Tensor:
-    """Inverse of `global_rotations`, (*, 22, 3, 3) -> (*, 22, 3, 3)."""
-    parents = list(PARENTS[1:])
-    relative = rotations[..., parents, :, :].transpose(-1, -2) @ rotations[..., 1:, :, :]
-    return torch.cat([rotations[..., :1, :, :], relative], dim=-3)
-
-
 def joint_positions(rotations: Tensor, offsets: Tensor, root: Tensor) -> Tensor:
     """Forward kinematics.
 

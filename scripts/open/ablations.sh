@@ -30,11 +30,13 @@ backbone() { # <name> [overrides ...]
   ablate backbone_pretrain 1 "$BACKBONE_STEPS" "$@" dataset.draws=3000
 }
 backbone short &
+pid=$!
 backbone no_occlusion dataset.occlusion=false
-wait
+wait $pid
 backbone no_detector_noise dataset.detector_noise=false &
+pid=$!
 backbone no_neighbours "model.backbone.neighbours=[]"
-wait
+wait $pid
 ablate video_train 2 $VIDEO_STEPS short
 ablate video_train 2 $VIDEO_STEPS no_motion_prior model.dst_former.motion_drop=true
 ablate video_train 2 $VIDEO_STEPS no_masking_pretraining model.motion_ckpt=null model.dst_former.freeze_motion=false

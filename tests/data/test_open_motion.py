@@ -51,7 +51,8 @@ def source(tmp_path_factory) -> Path:
     vectors = np.cumsum(rng.normal(0, 0.01, (40, 22, 3)), axis=0).astype(np.float32)
     vectors[:, [16, 17], 2] += [-1.2, 1.2]
     offsets = rng.normal(0, 0.2, (22, 3))
-    from moro.synth.skeleton import global_rotations, joint_positions
+    from moro.body.skeleton import global_rotations
+    from moro.synth.skeleton import joint_positions
 
     rotations = global_rotations(roma.rotvec_to_rotmat(torch.from_numpy(vectors)))
     joints = joint_positions(rotations, torch.from_numpy(offsets).float(), torch.ones(40, 3)).numpy()

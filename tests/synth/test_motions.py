@@ -9,15 +9,14 @@ import torch
 
 from moro.body.loading import load_body_model
 from moro.body.model import BodyModel
+from moro.body.skeleton import global_rotations, local_rotations
 from moro.errors import MoroError
 from moro.synth.keyposes import POSES, KeyPose
 from moro.synth.motions import SCRIPTS, anchored_path, body_offsets, generate_clips, interpolate_keys
 from moro.synth.retarget import retarget, source_offsets
 from moro.synth.skeleton import (
     JOINT_INDEX,
-    global_rotations,
     joint_positions,
-    local_rotations,
     mirror_local_rotations,
     resample_linear,
     resample_rotations,
