@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.harness import Result
-from moro.io.atomic import atomic_path
+from moro.io.atomic import atomic_path, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs/benchmarks.md"
@@ -87,8 +87,7 @@ def _commit() -> str:
 def write_results(path: Path, machine: Machine, results: Mapping[str, Result]) -> None:
     """Machine and rows as json, atomically."""
     content = {"machine": asdict(machine), "rows": [asdict(result) for result in results.values()]}
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+    write_json(path, content)
 
 
 def read_results(path: Path) -> tuple[Machine | None, dict[str, Result]]:

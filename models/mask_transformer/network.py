@@ -98,7 +98,8 @@ class MotionImageTransformer(nn.Module):
     linear_regress     linear trajectory and contact heads, else two layers
     attn_len           half-width of the temporal attention band, frames
     aligned            there is one image token for each mesh token, and the decoder adds it to that instead
-                       of listing image tokens for mesh tokens to find
+                       of listing image tokens for mesh tokens to find; the camera reads each image token with
+                       weights of its own, as the heads did that the backbone was trained under
     skip_unread        do not finish the decoder's image tokens, which nobody reads (same result)
     use_checkpoint     compute blocks of motion encoder and decoder again in the backward pass (less memory)
     Raises MoroError if sizes do not fit together.
@@ -177,6 +178,8 @@ class MotionImageTransformer(nn.Module):
         if task in ("image", "video"):
             self.img_embed = nn.Linear(dim_backbone_feat, C)
             self.img_bbox_embed = nn.Linear(3, C)
+            if aligned:
+                self.img_camera_embed = nn.Linear(num_tokens * dim_backbone_feat, C)
             self.register_buffer("img_pos_enc", sine_encoding(*backbone_HW, C), persistent=False)
             self.img_transformer = (
                 DSTFormer(C, idepth, **dual) if img_temporal else SpatialFormer(C, idepth, **shared)
@@ -312,7 +315,10 @@ class MotionImageTransformer(nn.Module):
         if cond.shape[2] != N:
             raise MoroError(f"backbone_HW asks for {N} image tokens per frame, got {cond.shape[2]}.")
         image = self.img_embed(cond) + self.img_pos_enc
-        x = torch.cat((image, self.img_bbox_embed(bbox)[:, :, None]), dim=2)  # (B, F, N+1, C)
+        camera = self.img_bbox_embed(bbox)
+        if self.aligned:
+            camera = camera + self.img_camera_embed(cond.flatten(2))  # (B, F, N, C) -> (B, F, N*C)
+        x = torch.cat((image, camera[:, :, None]), dim=2)  # (B, F, N+1, C)
         x = self.img_transformer(x)
         weak = self._regress(x[:, :, N], self.img_traj_regressor)
         return ImageEncoding(

@@ -17,7 +17,7 @@ import torch
 from omegaconf import DictConfig
 
 from moro.body.fitting import BodyFit
-from moro.io.atomic import atomic_path
+from moro.io.atomic import atomic_path, write_json
 from moro.video.tracks import cache_key
 from moro.video.yolo import choose_tracker
 
@@ -76,8 +76,7 @@ def is_finished(folder: Path, key: str) -> bool:
 
 def finish(folder: Path, key: str, report: dict) -> None:
     """demo.json: what was done, and the mark that it is complete."""
-    with atomic_path(folder / REPORT) as temporary:
-        temporary.write_text(json.dumps({"key": key, **report}, indent=1))
+    write_json(folder / REPORT, {"key": key, **report})
 
 
 def clear_outputs(folder: Path, keep_results: bool) -> None:

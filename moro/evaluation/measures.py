@@ -1,7 +1,6 @@
 """Metrics of a sequence by their published names, and their means over a test set (spec: data 8.2 to 8.6)."""
 
 import csv
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from moro import metrics
 from moro.errors import MoroError
-from moro.io.atomic import atomic_path
+from moro.io.atomic import atomic_path, write_json
 
 
 class Measure(NamedTuple):
@@ -143,9 +142,7 @@ class Report:
         with atomic_path(path) as temporary:
             joblib.dump(self.overall, temporary)
         rows = [{"sequence": s.sequence, "frames": s.num_frames, **s.means()} for s in self.sequences]
-        with atomic_path(stem.with_name(stem.name + ".json")) as temporary:
-            content = {"overall": _finite(self.overall), "sequences": [_finite(row) for row in rows]}
-            temporary.write_text(json.dumps(content, indent=2) + "\n")
+        write_json(stem.with_name(stem.name + ".json"), {"overall": self.overall, "sequences": rows})
         total = {"sequence": "all", "frames": sum(s.num_frames for s in self.sequences), **self.overall}
         with (
             atomic_path(stem.with_name(stem.name + ".csv")) as temporary,
@@ -154,7 +151,7 @@ class Report:
             columns = ["sequence", "frames", *(measure.key for measure in self.measures)]
             writer = csv.DictWriter(file, columns, restval="")
             writer.writeheader()
-            writer.writerows([_finite(row, "") for row in [*rows, total]])
+            writer.writerows(map(_without_gaps, [*rows, total]))
         return path
 
 
@@ -163,8 +160,6 @@ def _mean(parts: Sequence[Tensor]) -> float:
     return float(torch.cat([part.double().reshape(-1) for part in parts]).mean())
 
 
-def _finite(row: Mapping[str, object], missing: object = None) -> dict[str, object]:
-    return {
-        key: missing if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in row.items()
-    }
+def _without_gaps(row: Mapping[str, object]) -> dict[str, object]:
+    """Cells that have no finite value stay empty."""
+    return {k: v for k, v in row.items() if not isinstance(v, float) or math.isfinite(v)}

@@ -27,7 +27,7 @@ from models.recovery.withheld import measure_withheld
 from moro.body.loading import load_body_model
 from moro.config import compose_config
 from moro.errors import ExitOnMoroError, MoroError
-from moro.io.atomic import atomic_path
+from moro.io.atomic import write_json
 
 DECIDING = ("cam01", "cam02")
 SAMPLE = Path("downloads/sports2d.mp4")
@@ -54,12 +54,12 @@ def run(arguments: argparse.Namespace) -> None:
     report: dict[str, Any] = {}
     if arguments.only != "heldout":
         report |= real_video(arguments)
-        write(report, arguments.output)
+        save(report, arguments.output)
     if arguments.only != "real":
         report["held-out"] = held_out_tables(arguments.overrides, limit=arguments.limit)
         for name, table in report["held-out"].items():
             print(f"\nHeld-out motion, {name}\n" + format_table(transposed(table)))
-        write(report, arguments.output)
+        save(report, arguments.output)
 
 
 def real_video(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -96,10 +96,9 @@ def found_clips(folder: Path | None) -> list[Path]:
     return videos_of(folder) or []
 
 
-def write(report: Mapping[str, Any], path: Path | None) -> None:
+def save(report: Mapping[str, Any], path: Path | None) -> None:
     if path is not None:
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(report, indent=1) + "\n")
+        write_json(path, report)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ interpolated in time (told the true visibility), and the mean pose placed where 
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -21,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from models.recovery.heldout import SCENARIOS, format_table, held_out_tables, transposed
 from moro.errors import ExitOnMoroError
-from moro.io.atomic import atomic_path
+from moro.io.atomic import write_json
 
 
 def main() -> None:
@@ -45,8 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
     for name, table in tables.items():
         print(f"\n{name}\n" + format_table(transposed(table)))
     if arguments.output:
-        with atomic_path(arguments.output) as temporary:
-            temporary.write_text(json.dumps(tables, indent=1) + "\n")
+        write_json(arguments.output, tables)
 
 
 if __name__ == "__main__":

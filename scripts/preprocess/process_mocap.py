@@ -12,7 +12,6 @@ generates motions (`--generated N`, needs no source), and writes below `--output
 """
 
 import argparse
-import json
 import logging
 import sys
 from pathlib import Path
@@ -23,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from moro.body.loading import load_body_model
 from moro.errors import MoroError, run_script
-from moro.io.atomic import atomic_path
+from moro.io.atomic import atomic_path, write_json
 from moro.synth.dataset_files import (
     SourceClip,
     generated_source,
@@ -61,8 +60,8 @@ def main(argv: list[str] | None = None) -> None:
             "e.g. --generated 40."
         )
     index = [write_motion(args.output / "motion", clip, body) for clip in clips if not clip.pose_only]
-    _write_json(args.output / "motion" / "index.json", {"clips": index})
-    _write_json(args.output / "splits.json", splits)
+    write_json(args.output / "motion" / "index.json", {"clips": index})
+    write_json(args.output / "splits.json", splits)
     rng = np.random.default_rng(args.seed)
     for split in splits:
         members = [clip for clip in clips if split_of(clip.trial) == split]
@@ -71,11 +70,6 @@ def main(argv: list[str] | None = None) -> None:
             np.savez_compressed(path, **arrays)
         minutes = sum(len(clip.local_pose) for clip in members) / 30 / 60
         logger.info("%s: %d clips, %.1f min, %d poses", split, len(members), minutes, len(arrays["betas"]))
-
-
-def _write_json(path: Path, content: dict) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

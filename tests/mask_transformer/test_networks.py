@@ -232,6 +232,20 @@ def test_aligned_image_tokens_are_added_to_their_mesh_tokens() -> None:
         small_network("image", aligned=True)
 
 
+def test_aligned_camera_reads_every_image_token_with_its_own_weights() -> None:
+    former = small_network("image", aligned=True, backbone_HW=(1, 5))
+    with torch.no_grad():
+        former.img_transformer = torch.nn.Identity()
+        former.img_camera_embed.weight.zero_()
+        former.img_camera_embed.weight[0, 6 * 3 + 2] = 1  # token 3, channel 2
+        former.img_traj_regressor.weight.zero_()
+        former.img_traj_regressor.weight[6, 0] = 1
+    cond, bbox = wave(1, 0.8, 0.3, (1, 4, 5, 6)), torch.zeros(1, 4, 3)
+    encoding = former.encode_image(cond, bbox + torch.tensor([0.0, 0.0, 0.2]))
+    before = former.encode_image(torch.zeros_like(cond), bbox + torch.tensor([0.0, 0.0, 0.2]))
+    torch.testing.assert_close((encoding.weak - before.weak)[..., 6], cond[:, :, 3, 2])
+
+
 def test_motion_drop_hides_motion_and_passes_the_target() -> None:
     network = small_network("video", motion_drop=True)
     tokens, cond, bbox = small_inputs()
