@@ -12,12 +12,11 @@ from models.mask_transformer.draws import Source, exponential_like
 from models.mask_transformer.network import TransformerOutput
 from moro.errors import MoroError
 from moro.geometry.camera import project
+from moro.geometry.contact import FEET, HANDS
 from moro.geometry.rotation import matrix_to_rot6d
 from moro.geometry.trajectory import TrajectoryStats
 
 FPS = 30.0
-FOOT_JOINTS = (7, 10, 8, 11)
-HAND_JOINTS = (20, 21)
 SKATING_TOLERANCE = 0.15  # m/s
 # order in which the 17 keypoints of single-image data come out of the H36M regressor
 H36M_ORDER = (6, 5, 4, 1, 2, 3, 16, 15, 14, 11, 12, 13, 8, 10, 0, 7, 9)
@@ -130,7 +129,7 @@ def skating_loss(joints: Tensor, contact_label: Tensor) -> Tensor:
 
 def contact_joints(count: int) -> list[int]:
     """Joints a contact head of `count` outputs speaks of: feet, or feet and hands."""
-    return list((FOOT_JOINTS + HAND_JOINTS)[:count])
+    return list((FEET + HANDS)[:count])
 
 
 def acceleration_loss(joints: Tensor) -> Tensor:

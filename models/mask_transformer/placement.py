@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from models.mask_transformer.losses import contact_joints
 from moro.geometry.boxes import landmark_rays
+from moro.geometry.contact import surely_standing
 from moro.geometry.placement import place_by_landmarks
 
 
@@ -52,7 +53,7 @@ class LandmarkPlacement(nn.Module):
         if contact is not None:
             chosen = contact_joints(contact.shape[-1])
             standing = torch.zeros_like(contact)
-            standing[:, frames] = (2 * contact[:, frames].sigmoid() - 1).clamp(min=0)  # 0 where in doubt
+            standing[:, frames] = surely_standing(contact[:, frames])
             feet = points.new_zeros(*contact.shape, 3)
             feet[:, frames] = (self.joint_regressor[chosen] @ mesh) @ rotation[:, frames].mT
             parts += [feet, standing]

@@ -24,6 +24,7 @@ from moro.body.refinement import refine_by_landmarks
 from moro.config import compose_config
 from moro.geometry.alignment import similarity_align
 from moro.geometry.boxes import landmark_rays
+from moro.geometry.contact import FEET, surely_standing
 from moro.metrics.errors import (
     acceleration_error,
     foot_sliding,
@@ -35,7 +36,6 @@ from moro.synth.occlusion import OcclusionRanges
 
 FRAMES_PER_PASS = 256  # single frames given to the network at once
 LONGEST = 300  # frames of a motion that count: a few recordings of a minute shall not outweigh all others
-FEET = [7, 10, 8, 11]
 SHORTEST_PATH = 1.0  # metres; less is standing still and has no path to be relative to
 TORSO = [0, 1, 2, 12, 16, 17]  # joints that tell where somebody faces
 
@@ -185,7 +185,7 @@ def errors_of(prediction: Tensor, truth: Tensor, visible: Tensor, family: str = 
         joint_error(similarity_align(own, true), true),
         visible,
         acceleration_error(own, true).flatten(),  # (F-2, 22) -> ((F-2)*22,)
-        foot_sliding(prediction[:, FEET], truth[:, FEET]),
+        foot_sliding(prediction[:, list(FEET)], truth[:, list(FEET)]),
         root_trajectory_error(prediction[:, 0], truth[:, 0]).mean().reshape(1)[int(stays) :],
     )
 
@@ -211,11 +211,12 @@ def clip_method(system: MoRoSystem, body: BodyModel) -> Predictor:
     the fitted body turned to the landmarks."""
 
     def predict(sample: Mapping) -> Tensor:
-        vertices = system.recover(observed(collate([sample]))).vertices[0]
+        recovered = system.recover(observed(collate([sample])))
+        vertices, standing = recovered.vertices[0], surely_standing(recovered.contact[0])
         if not system.cfg.demo.refine:
             return system.loss.joint_regressor @ vertices
         seen = landmark_rays(*(sample[key] for key in ("landmarks", "center", "scale", "K")))
-        return refine_by_landmarks(body, fit_body(body, vertices), *seen).joints
+        return refine_by_landmarks(body, fit_body(body, vertices), *seen, standing).joints
 
     return predict
 

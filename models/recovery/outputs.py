@@ -17,6 +17,7 @@ from moro.body.refinement import refine_by_landmarks
 from moro.export.amass import write_motion_npz
 from moro.export.glb import write_motion_glb
 from moro.geometry.boxes import landmark_rays
+from moro.geometry.contact import surely_standing
 from moro.geometry.ground import Ground, fit_ground, sole_vertices
 from moro.render.scene import person_colour
 from moro.render.video import Person, render_result_video
@@ -42,11 +43,18 @@ class RecoveredPerson:
 
 
 def fit_person(
-    body: BodyModel, vertices: Meshes, person: PersonCondition, K: Tensor, refine: bool
+    body: BodyModel,
+    vertices: Meshes,
+    person: PersonCondition,
+    contact: NDArray,
+    K: Tensor,
+    refine: bool,
 ) -> BodyFit:
     """Parameters, joints and soles of the body that follows the recovered meshes (L, V, 3).
 
-    refine  turn its limbs to where the landmarks of `person` were seen by the camera K (`demo.refine`)
+    contact  (L, 4|6) logits
+    refine   turn its limbs to where the landmarks of `person` were seen by the camera K, and its legs until
+             feet in contact stay where they are (`demo.refine`)
     """
     soles = sole_vertices(body.v_template.cpu().numpy())
     fit = fit_body(body, vertices, points=soles)
@@ -54,7 +62,7 @@ def fit_person(
     if not refine:
         return fit
     rays, weight = landmark_rays(person.landmarks, person.center, person.scale, K)
-    return refine_by_landmarks(body, fit, rays, weight, soles)
+    return refine_by_landmarks(body, fit, rays, weight, surely_standing(torch.from_numpy(contact)), soles)
 
 
 def ground_under(people: Sequence[RecoveredPerson], fps: float) -> Ground:

@@ -297,7 +297,7 @@ def recover_meshes(
     folder: Path,
     frames: VideoFrames | None = None,
 ) -> dict[str, NDArray]:
-    """Every person's meshes (L, V, 3) into `meshes_file(folder, name)`; returns contacts (L, 4|6) by name.
+    """Every person's meshes (L, V, 3) into `meshes_file(folder, name)`; returns logits (L, 4|6) of contact.
 
     They go through a file so that memory does not grow with the video, and so do the crops of `frames`, for
     backbones that look at images.
@@ -318,9 +318,9 @@ def recover_meshes(
         if name not in vertices:
             shape = (length, *result.vertices.shape[2:])
             vertices[name] = RowFile.create(meshes_file(folder, name), shape, np.float32)
-            contact[name] = np.zeros((length, result.contact.shape[-1]), bool)
+            contact[name] = np.zeros((length, result.contact.shape[-1]), np.float32)
         vertices[name][window.first : window.last] = result.vertices[0].float().cpu().numpy()
-        contact[name][window.first : window.last] = (result.contact[0, window.kept] > 0).cpu().numpy()
+        contact[name][window.first : window.last] = result.contact[0, window.kept].float().cpu().numpy()
         del result  # before the next window makes its own
         give_back()
     return contact
@@ -351,10 +351,12 @@ def fit_people(
     meshes = {person.name: RowFile(meshes_file(folder, person.name)) for person in people}
     with ThreadPoolExecutor(1) as writer:
         written = [
-            writer.submit(write_results, folder / name / "results.pkl", frame_names, found, contacts[name])
-            for name, found in meshes.items()
+            writer.submit(write_results, folder / name / "results.pkl", frame_names, rows, contacts[name] > 0)
+            for name, rows in meshes.items()
         ]
-        fits = [fit_person(body, meshes[one.name], one, K, cfg.demo.refine) for one in people]
+        fits = [
+            fit_person(body, meshes[one.name], one, contacts[one.name], K, cfg.demo.refine) for one in people
+        ]
         for job in written:
             job.result()  # raises what went wrong
     return fits

@@ -139,8 +139,9 @@ def recover_landmarks(
     person = condition_of_track(track, "id0", image_size)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        recover_meshes(cfg, system, [person], K, folder)
-        fit = fit_person(body, RowFile(meshes_file(folder, person.name)), person, K, cfg.demo.refine)
+        contact = recover_meshes(cfg, system, [person], K, folder)[person.name]
+        meshes = RowFile(meshes_file(folder, person.name))
+        fit = fit_person(body, meshes, person, contact, K, cfg.demo.refine)
     return fit.rebuild(body).landmarks()
 
 

@@ -22,6 +22,7 @@ from moro.body.skeleton import (
     local_rotations,
 )
 from moro.errors import MoroError
+from moro.geometry.contact import FEET, still
 from moro.geometry.smoothing import smooth_in_time
 
 # Joints that turn, and by how much they may, radians.
@@ -41,16 +42,26 @@ DOUBT = 3  # power of the weights: landmarks of hidden limbs are guesses, and mu
 ROUNDS = 3  # of reweighting
 SMOOTH = 3.0  # frames: what the detector's trembling would do to the limbs
 CHUNK = 256  # frames solved at once
+# Of the legs whose feet stand, radians; their feet may miss the place by FOOT_SIGMA metres.
+LEG_TURNS = {"hip": 0.35, "knee": 0.35, "ankle": 0.35}
+FOOT_SIGMA = 0.003
+LEG_ROUNDS = 2  # the turns are small, but not all of them
 
 
 def refine_by_landmarks(
-    body: BodyModel, fit: BodyFit, rays: Tensor, weight: Tensor, points: np.ndarray | None = None
+    body: BodyModel,
+    fit: BodyFit,
+    rays: Tensor,
+    weight: Tensor,
+    standing: Tensor | None = None,
+    points: np.ndarray | None = None,
 ) -> BodyFit:
-    """The fitted motion with its limbs where the landmarks were seen.
+    """The fitted motion with its limbs where the landmarks were seen, and feet that stay where they stand.
 
-    rays     (T, 33, 2)  where they were seen: x / z and y / z of the camera the fit is in
-    weight   (T, 33)     0 where unseen, up to 1
-    points   as for `fit_body`
+    rays      (T, 33, 2)  where they were seen: x / z and y / z of the camera the fit is in
+    weight    (T, 33)     0 where unseen, up to 1
+    standing  (T, 4|6)    how surely feet (and hands) stand, 0 to 1; None: nothing is known of the ground
+    points    as for `fit_body`
     Raises MoroError if the body has no landmarks.
     """
     if body.landmark_regressor is None:
@@ -61,39 +72,79 @@ def refine_by_landmarks(
         posed = fit.rebuild(body, rows)
         parts.append(_solve(posed.landmarks(), posed.joints, rays[rows], weight[rows] ** DOUBT))
     turns, shift = (smooth_in_time(torch.cat(column)[None], SMOOTH)[0] for column in zip(*parts, strict=True))
+    refined = _moved(body, fit, turns, shift, points)
+    return refined if standing is None else _planted(body, refined, standing, points)
+
+
+def _planted(body: BodyModel, fit: BodyFit, standing: Tensor, points: np.ndarray | None) -> BodyFit:
+    """Legs turned until feet that stand do not slide."""
+    feet = list(FEET)
+    wanted = fit.joints[:, feet] + still(fit.joints[:, feet], standing[:, : len(FEET)])
+    moving = [j for j, name in enumerate(BODY_JOINT_NAMES) if name.split("_")[-1] in LEG_TURNS]
+    allowed = np.array([LEG_TURNS[BODY_JOINT_NAMES[j].split("_")[-1]] for j in moving])
+    held = _above()[np.ix_(feet, moving)] & ~np.eye(len(BODY_JOINT_NAMES), dtype=bool)[np.ix_(feet, moving)]
+    for _ in range(LEG_ROUNDS):
+        joints = fit.joints.double()
+        normals = torch.eye(3).to(joints).expand(*wanted.shape[:2], 3, 3)
+        J = _jacobian(joints[:, feet], joints[:, moving], normals, held)
+        trust = J.new_full(wanted.shape[:2], FOOT_SIGMA**-2)
+        turns, shift = _as_turns(_minimum(J, joints[:, feet] - wanted, trust, allowed), moving)
+        fit = _moved(body, fit, turns, shift, points)
+    return fit
+
+
+def _moved(body: BodyModel, fit: BodyFit, turns: Tensor, shift: Tensor, points: np.ndarray | None) -> BodyFit:
+    """The fit after joints were turned (T, 22, 3) in the camera's axes and the body shifted (T, 3)."""
     pose = roma.rotvec_to_rotmat(torch.cat((fit.global_orient[:, None], fit.body_pose), dim=1))
-    turned = roma.rotmat_to_rotvec(_turned(pose, turns))
-    return moved(body, fit, turned, fit.transl + shift, points)
+    return moved(body, fit, roma.rotmat_to_rotvec(_turned(pose, turns)), fit.transl + shift, points)
 
 
 def _solve(points: Tensor, joints: Tensor, rays: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Turns of the joints (T, 22, 3), rotation vectors in the camera's axes, and shifts (T, 3), metres.
 
-    A point p that is to lie on the ray r is off by n p for the normals n = (1, 0, -r_x) and (0, 1, -r_y). A
-    turn u about a joint at j moves it by u x (p - j), which changes that by u ((p - j) x n).
+    A point p that is to lie on the ray r is off by n p for the normals n = (1, 0, -r_x) and (0, 1, -r_y).
     """
     held, moving, allowed = _chains()
     points, joints, rays, weight = (value.double() for value in (points, joints, rays, weight))
-    (T, L), K = weight.shape, len(moving)
     one, zero = torch.ones_like(weight), torch.zeros_like(weight)
     normals = torch.stack(
         (torch.stack((one, zero, -rays[..., 0]), -1), torch.stack((zero, one, -rays[..., 1]), -1)), dim=2
     )  # (T, L, 2, 3)
-    arms = points[:, :, None, None] - joints[:, None, None, moving]  # (T, L, 1, K, 3)
-    levers = torch.linalg.cross(*torch.broadcast_tensors(arms, normals[:, :, :, None]))  # (T, L, 2, K, 3)
-    levers = levers * torch.from_numpy(held).to(levers)[None, :, None, :, None]
-    J = torch.cat((levers.flatten(3), normals), dim=-1).flatten(1, 2)  # (T, L, 2, 3K+3) -> (T, 2L, 3K+3)
-    off = (points[:, :, None] * normals).sum(-1).flatten(1)  # (T, L, 2) -> (T, 2L) metres beside the ray
-    bounds = torch.tensor([*np.repeat(allowed, 3), *[SHIFT] * 3]).to(J)
-    solution = J.new_zeros(T, 3 * K + 3)
+    J = _jacobian(points, joints[:, moving], normals, held)
+    off = (points[:, :, None] * normals).sum(-1)  # (T, L, 2) metres beside the ray
+    solution = J.new_zeros(len(J), J.shape[-1])
     for _ in range(ROUNDS):
-        left = (off + (J @ solution[..., None])[..., 0]).unflatten(1, (L, 2))
+        left = off + (J @ solution[..., None])[..., 0].view_as(off)
         trust = weight / (1 + left.square().sum(-1) / OUTLIER**2) / POINT_SIGMA**2  # (T, L)
-        scaled = J * trust.repeat_interleave(2, dim=1)[..., None]
-        right = -(scaled.mT @ off[..., None])
-        solution = torch.linalg.solve(scaled.mT @ J + torch.diag(bounds**-2), right)[..., 0]
-    turns = J.new_zeros(T, len(BODY_JOINT_NAMES), 3)
-    turns[:, moving] = solution[:, :-3].unflatten(1, (K, 3))
+        solution = _minimum(J, off, trust, allowed)
+    return _as_turns(solution, moving)
+
+
+def _jacobian(points: Tensor, joints: Tensor, normals: Tensor, held: np.ndarray) -> Tensor:
+    """(T, L*R, 3K+3): what turns of K joints and a shift do to points, along R normals each.
+
+    A turn u about a joint at j moves a point p by u x (p - j), which along n is u ((p - j) x n).
+    points (T, L, 3), joints (T, K, 3), normals (T, L, R, 3), held (L, K) whether a joint moves a point
+    """
+    arms = points[:, :, None, None] - joints[:, None, None]  # (T, L, 1, K, 3)
+    levers = torch.linalg.cross(*torch.broadcast_tensors(arms, normals[:, :, :, None]))  # (T, L, R, K, 3)
+    levers = levers * torch.from_numpy(held).to(levers)[None, :, None, :, None]
+    # (T, L, R, K, 3) -> (T, L, R, 3K+3) -> (T, L*R, 3K+3)
+    return torch.cat((levers.flatten(3), normals), dim=-1).flatten(1, 2)
+
+
+def _minimum(J: Tensor, off: Tensor, trust: Tensor, allowed: np.ndarray) -> Tensor:
+    """(T, 3K+3) small turns and shifts x: least squares of off (T, L, R) + J x, by trust (T, L)."""
+    bounds = torch.tensor([*np.repeat(allowed, 3), *[SHIFT] * 3]).to(J)
+    scaled = J * trust.repeat_interleave(off.shape[-1], dim=1)[..., None]
+    right = -(scaled.mT @ off.flatten(1)[..., None])  # (T, L, R) -> (T, L*R, 1)
+    return torch.linalg.solve(scaled.mT @ J + torch.diag(bounds**-2), right)[..., 0]
+
+
+def _as_turns(solution: Tensor, moving: list[int]) -> tuple[Tensor, Tensor]:
+    """Solutions (T, 3K+3) as turns of all joints (T, 22, 3) and shifts (T, 3)."""
+    turns = solution.new_zeros(len(solution), len(BODY_JOINT_NAMES), 3)
+    turns[:, moving] = solution[:, :-3].unflatten(1, (len(moving), 3))
     return turns.float(), solution[:, -3:].float()
 
 

@@ -1,11 +1,19 @@
-"""Which joints of the feet (and hands) stand still (spec: data 2.4)."""
+"""Which joints of the feet (and hands) stand still (spec: data 2.4), and paths of feet that then do."""
 
+import numpy as np
 import torch
+from scipy.linalg import solveh_banded
 from torch import Tensor
+
+from moro.geometry.banded import add_squared_steps, squared_accelerations
 
 FPS = 30.0
 FEET = (7, 10, 8, 11)  # left ankle, left foot, right ankle, right foot
 HANDS = (20, 21)  # left wrist, right wrist
+STEP_SIGMA = 0.0003  # metres per frame that a standing foot moves
+MOVE_SIGMA = 0.1  # metres that it may be put elsewhere
+ACCELERATION_SIGMA = 4.0  # m/s² of what is added to its path
+FAST = 0.04  # metres per frame: a foot so fast does not stand, whatever is said
 
 
 def contact_labels(joints: Tensor, threshold: float = 0.3, hand: bool = False) -> Tensor:
@@ -19,3 +27,29 @@ def contact_labels(joints: Tensor, threshold: float = 0.3, hand: bool = False) -
     chosen = joints[..., list(FEET + HANDS if hand else FEET), :]
     speed = (chosen[..., 1:, :, :] - chosen[..., :-1, :, :]).norm(dim=-1) * FPS  # (*, F-1, 4 | 6)
     return (speed < threshold).to(torch.float32)
+
+
+def surely_standing(contact: Tensor) -> Tensor:
+    """How surely feet stand, 0 to 1, from the logits of contact; 0 where in doubt."""
+    return (2 * contact.sigmoid() - 1).clamp(min=0)
+
+
+def still(feet: Tensor, standing: Tensor, fps: float = 30.0) -> Tensor:
+    """What to add to the paths of feet (T, P, 3), metres, so that those that stand do not move: (T, P, 3).
+
+    standing  (T, P)  how surely each stays where it is until the next frame, 0 to 1
+    The least squares that keep what is added small and smooth: it fades in and out around each stand.
+    """
+    path = feet.detach().double().cpu().numpy()
+    steps = np.diff(path, axis=0)  # (T-1, P, 3)
+    sure = standing[:-1].detach().double().cpu().numpy() ** 2
+    slow = np.clip(1 - ((steps / FAST) ** 2).sum(-1), 0, None) ** 2  # (T-1, P)
+    trust = sure * slow / STEP_SIGMA**2
+    smooth = squared_accelerations(len(path)) * (fps**2 / ACCELERATION_SIGMA) ** 2
+    smooth[0] += MOVE_SIGMA**-2
+    added = np.zeros_like(path)
+    for foot in range(path.shape[1]):
+        bands, right, surely = smooth.copy(), np.zeros((len(path), 3)), trust[:, foot]
+        add_squared_steps(bands[0], bands[1], right, surely, surely[:, None] * steps[:, foot])
+        added[:, foot] = solveh_banded(bands, right, lower=True)
+    return torch.from_numpy(added).to(feet)

@@ -5,6 +5,8 @@ import torch
 from scipy.linalg import solveh_banded
 from torch import Tensor
 
+from moro.geometry.banded import add_squared_steps, squared_accelerations
+
 AXES = 3  # unknowns per frame
 BAND = 2 * AXES  # a frame meets the two before it
 ROUNDS = 4  # of reweighting
@@ -84,25 +86,17 @@ def _solve(
 
 def _acceleration_prior(frames: int, fps: float) -> np.ndarray:
     """Sum of squared accelerations in units of `ACCELERATION`, as lower bands (BAND + 1, 3 frames)."""
-    bands = np.zeros((BAND + 1, AXES * frames))
-    for offset, pairs in ((0, ((0, 1.0), (1, 4.0), (2, 1.0))), (1, ((0, -2.0), (1, -2.0))), (2, ((0, 1.0),))):
-        column = np.zeros(frames)
-        for first, value in pairs:  # of each second difference, frames f, f+1, f+2
-            column[first : max(first, frames - 2 + first)] += value
-        for axis in range(AXES):
-            bands[AXES * offset, axis::AXES] = column * (fps**2 / ACCELERATION[axis]) ** 2
+    bands, one_axis = np.zeros((BAND + 1, AXES * frames)), squared_accelerations(frames)
+    for axis, unit in enumerate(ACCELERATION):
+        bands[::AXES, axis::AXES] = one_axis * (fps**2 / unit) ** 2
     return bands
 
 
 def _add_standing(bands: np.ndarray, right: np.ndarray, feet: np.ndarray, standing: np.ndarray) -> None:
     """Add the squared steps |feet[f+1] + t[f+1] - feet[f] - t[f]|² by how surely the feet stand."""
     trust = standing[:-1] ** 2 / STANDING_SIGMA**2  # (F-1, P)
-    total = trust.sum(-1)
     push = (trust[..., None] * np.diff(feet, axis=0)).sum(1)  # (F-1, 3)
-    right[1:] -= push
-    right[:-1] += push
+    total = trust.sum(-1)
     for axis in range(AXES):
-        diagonal, next_frame = bands[0, axis::AXES], bands[AXES, axis::AXES]  # views
-        diagonal[1:] += total
-        diagonal[:-1] += total
-        next_frame[:-1] -= total
+        rows, column = slice(axis, None, AXES), slice(axis, axis + 1)
+        add_squared_steps(bands[0, rows], bands[AXES, rows], right[:, column], total, push[:, column])

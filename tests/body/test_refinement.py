@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -46,7 +47,7 @@ OFF = {"left_shoulder": 0.5, "left_elbow": -0.3, "right_knee": 0.3, "left_hip": 
 def test_damped_limbs_follow_the_landmarks(body: BodyModel) -> None:
     truth, damped = motion(body), motion(body, **OFF)
     seen = rays_of(body, truth)
-    refined = refine_by_landmarks(body, damped, seen, torch.ones(FRAMES, 33), torch.tensor([5, 7]).numpy())
+    refined = refine_by_landmarks(body, damped, seen, torch.ones(FRAMES, 33), points=np.array([5, 7]))
     wrist = BODY_JOINT_NAMES.index("left_wrist")
 
     def errors(fit: BodyFit) -> tuple[float, float]:
@@ -81,6 +82,31 @@ def test_a_doubtful_or_a_wild_landmark_moves_little(body: BodyModel) -> None:
     doubted = refine_by_landmarks(body, truth, seen, weight)
     assert (wild.joints - truth.joints).norm(dim=-1).max() < 0.1
     assert (doubted.joints - truth.joints).norm(dim=-1).max() < 0.03
+
+
+def test_feet_that_stand_do_not_slide(body: BodyModel) -> None:
+    """Somebody is pushed along by 1 cm a frame: a leg that is said to stand gives way."""
+    truth = motion(body)
+    drift = truth.transl + torch.arange(FRAMES)[:, None] * torch.tensor([0.01, 0, 0])
+    pose = torch.cat((truth.global_orient[:, None], truth.body_pose), dim=1)
+    pushed = moved(body, truth, pose, drift, None)
+    standing = torch.zeros(FRAMES, 4)
+    standing[:, :2] = 1  # the left foot
+    points = np.array([5, 7])
+    blind = torch.zeros(FRAMES, 33), rays_of(body, pushed)
+    refined = refine_by_landmarks(body, pushed, blind[1], blind[0], standing, points)
+
+    def steps(fit: BodyFit, joint: str) -> float:
+        return float(fit.joints[:, BODY_JOINT_NAMES.index(joint)].diff(dim=0).norm(dim=-1).mean())
+
+    assert steps(refined, "left_ankle") < 0.002 and steps(refined, "left_foot") < 0.002
+    assert steps(refined, "right_ankle") > 0.004
+    legs = {name for name in BODY_JOINT_NAMES if name.startswith("left_")} & {"left_hip", "left_knee"}
+    changed = (refined.body_pose - pushed.body_pose).abs().amax(dim=(0, 2)) > 1e-3
+    assert all(changed[BODY_JOINT_NAMES.index(name) - 1] for name in legs)
+    assert not changed[BODY_JOINT_NAMES.index("left_elbow") - 1]
+    posed = refined.rebuild(body).full_vertices[:, points]
+    torch.testing.assert_close(posed, refined.points, atol=1e-5, rtol=0)
 
 
 def test_landmarks_hang_on_the_limbs_they_lie_on() -> None:
