@@ -106,7 +106,8 @@ def load_mesh_vqvae(path: str | Path, cfg: DictConfig) -> MeshVQVAE:
     """`build_mesh_vqvae` with the weights of a tokenizer file, in eval mode (spec: models 1.8).
 
     path  Lightning checkpoint (.ckpt; keys `mesh_vqvae.*`) or .safetensors (the same keys, with or without
-          the prefix; float16 becomes float32). Body-model keys (`bm*`) are ignored.
+          the prefix; float16 becomes float32). Body-model keys (`bm*`) are ignored. Or a checkpoint of the
+          masked transformer, which carries its tokenizer as `vqvae.*`.
     MoroError: unreadable file, other keys or shapes than the network's, made for other connection tables.
     """
     tensors, metadata = load_tensors(path)
@@ -117,8 +118,10 @@ def load_mesh_vqvae(path: str | Path, cfg: DictConfig) -> MeshVQVAE:
 
 
 def tokenizer_tensors(tensors: dict[str, Tensor], where: str) -> dict[str, Tensor]:
-    """The network's own tensors in a tokenizer file: no prefix, no body model (spec: models 1.8)."""
-    return {name.removeprefix("mesh_vqvae."): value for name, value in own_tensors(tensors, where).items()}
+    """The network's own tensors in a file that holds them: no prefix, no body model (spec: models 1.8)."""
+    tensors = own_tensors(tensors, where)
+    carried = {name.removeprefix("vqvae."): v for name, v in tensors.items() if name.startswith("vqvae.")}
+    return carried or {name.removeprefix("mesh_vqvae."): value for name, value in tensors.items()}
 
 
 def check_connection(metadata: dict[str, str], connection: str, where: str) -> None:

@@ -11,7 +11,7 @@ FPS = 30.0
 FEET = (7, 10, 8, 11)  # left ankle, left foot, right ankle, right foot
 HANDS = (20, 21)  # left wrist, right wrist
 STEP_SIGMA = 0.0003  # metres per frame that a standing foot moves
-MOVE_SIGMA = 0.1  # metres that it may be put elsewhere
+MOVE_SIGMA = 0.03  # metres that it may be put elsewhere: wrong contacts shall not bend legs
 ACCELERATION_SIGMA = 4.0  # m/s² of what is added to its path
 FAST = 0.04  # metres per frame: a foot so fast does not stand, whatever is said
 

@@ -140,9 +140,9 @@ def test_open_stages(stage: str) -> None:
         cfg,
         """
         dataset.name open | dataset.model_type open | model.backbone.type keypoints
-        model.vqvae.num_tokens 54 | model.dst_former.dim_feat 128 | model.dst_former.dim_backbone_feat 64
-        compat false | model.dst_former.backbone_HW [1,33] | name MIMO-keypoints-default
-        model.vqvae.model_path ckpt/open/tokenizer.safetensors
+        model.vqvae.num_tokens 54 | model.dst_former.dim_feat 128 | model.dst_former.dim_backbone_feat 48
+        compat false | model.dst_former.backbone_HW [1,54] | name MIMO-keypoints-default
+        model.vqvae.model_path ckpt/open/video_train.safetensors
         """,
     )
     released = compose_config("config", [f"option={stage}"])

@@ -151,6 +151,10 @@ def test_tokenizer_files_load_as_they_were_saved(
     released = {"state_dict": {**tensors, "bm_neutral.joint_regressor": torch.zeros(2)}}
     torch.save(released, tmp_path / "released.ckpt")
     assert torch.equal(load_mesh_vqvae(tmp_path / "released.ckpt", small_config).encode(mesh), ids)
+    # a checkpoint of the masked transformer carries its tokenizer
+    carried = {f"vqvae.{name}": value for name, value in network.state_dict().items()}
+    save_tensors(tmp_path / "stage.safetensors", {**carried, "token_emb.weight": torch.zeros(2)}, metadata)
+    assert torch.equal(load_mesh_vqvae(tmp_path / "stage.safetensors", small_config).encode(mesh), ids)
 
 
 def test_weights_of_another_network_body_or_graph_are_refused(
