@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import roma
 import torch
+from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
@@ -98,16 +99,10 @@ def held_out_tables(
     joints interpolated in time, and the mean pose placed where the single-frame stage says.
     """
     video, frame = load_stage("video_train", overrides), load_stage("video_pretrain", overrides)
-    cfg = video.cfg
-    body = load_body_model(cfg.dataset.bm_path, cfg.dataset.model_type)
-    root = cfg.dataset.dataset_root or cfg.dataset.roots.open
+    body = load_body_model(video.cfg.dataset.bm_path, video.cfg.dataset.model_type)
     single, mean, tables = Remembered(frame_method(frame)), None, {}
     for name in scenarios:
-        dataset = OpenMotionDataset(
-            root, "test", body, clip_len=LONGEST, camera=True, motions_of=split, motions=limit,
-            neighbours=cfg.model.backbone.neighbours, world=WorldRanges(occlusion=SCENARIOS[name]),
-        )  # fmt: skip
-        starts = [number for number, window in enumerate(dataset.windows) if window.start == 0]
+        dataset, starts = held_out_data(video.cfg, name, split, limit)
         if mean is None:
             mean = mean_joints(frame, (dataset[number]["mesh"] for number in starts[::8]))
         methods = {
@@ -120,6 +115,19 @@ def held_out_tables(
         tables[name] = {method: summary(parts) for method, parts in errors.items()}
         tables[f"{name}, MoRo by family"] = by_family(errors["MoRo"])
     return tables
+
+
+def held_out_data(
+    cfg: DictConfig, scenario: str, split: str, limit: int | None = None
+) -> tuple[OpenMotionDataset, list[int]]:
+    """The motions of a split under a scenario, and the numbers of their first windows, one for each."""
+    body = load_body_model(cfg.dataset.bm_path, cfg.dataset.model_type)
+    dataset = OpenMotionDataset(
+        cfg.dataset.dataset_root or cfg.dataset.roots.open, "test", body, clip_len=LONGEST, camera=True,
+        motions_of=split, motions=limit, neighbours=cfg.model.backbone.neighbours,
+        world=WorldRanges(occlusion=SCENARIOS[scenario]),
+    )  # fmt: skip
+    return dataset, [number for number, window in enumerate(dataset.windows) if window.start == 0]
 
 
 def load_stage(stage: str, overrides: Sequence[str]) -> MoRoSystem:
