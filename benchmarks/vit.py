@@ -131,7 +131,8 @@ def recovery_system(quick: bool) -> MoRoSystem:
     """The open preset's small transformer behind a ViT, so that the ViT is all that counts."""
     sizes = SMALL if quick else HUGE
     overrides = [f"model.backbone.{key}={value}" for key, value in sizes.items()]
-    cfg = compose_config("demo", ["preset=open", "model.backbone.weights=null", *overrides])
+    overrides += ["model.backbone.weights=null", "model.dst_former.aligned=false"]
+    cfg = compose_config("demo", ["preset=open", *overrides])
     torch.manual_seed(0)
     system = build_system(resolve_paths(cfg)[0], initialise=False).eval()
     system.set_trajectory_stats(TrajectoryStats(torch.zeros(9), torch.ones(9)))
