@@ -80,17 +80,22 @@ def _planted(body: BodyModel, fit: BodyFit, standing: Tensor, points: np.ndarray
     """Legs turned until feet that stand do not slide."""
     feet = list(FEET)
     wanted = fit.joints[:, feet] + still(fit.joints[:, feet], standing[:, : len(FEET)])
+    for _ in range(LEG_ROUNDS):
+        parts = [_turn_legs(*rows) for rows in zip(fit.joints.split(CHUNK), wanted.split(CHUNK), strict=True)]
+        fit = _moved(body, fit, *(torch.cat(column) for column in zip(*parts, strict=True)), points)
+    return fit
+
+
+def _turn_legs(joints: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Turns (T, 22, 3), shifts (T, 3) that bring the feet among joints (T, 22, 3) to `wanted` (T, 4, 3)."""
+    feet = list(FEET)
     moving = [j for j, name in enumerate(BODY_JOINT_NAMES) if name.split("_")[-1] in LEG_TURNS]
     allowed = np.array([LEG_TURNS[BODY_JOINT_NAMES[j].split("_")[-1]] for j in moving])
-    held = _above()[np.ix_(feet, moving)] & ~np.eye(len(BODY_JOINT_NAMES), dtype=bool)[np.ix_(feet, moving)]
-    for _ in range(LEG_ROUNDS):
-        joints = fit.joints.double()
-        normals = torch.eye(3).to(joints).expand(*wanted.shape[:2], 3, 3)
-        J = _jacobian(joints[:, feet], joints[:, moving], normals, held)
-        trust = J.new_full(wanted.shape[:2], FOOT_SIGMA**-2)
-        turns, shift = _as_turns(_minimum(J, joints[:, feet] - wanted, trust, allowed), moving)
-        fit = _moved(body, fit, turns, shift, points)
-    return fit
+    joints = joints.double()
+    normals = torch.eye(3).to(joints).expand(*wanted.shape[:2], 3, 3)
+    J = _jacobian(joints[:, feet], joints[:, moving], normals, _above()[np.ix_(feet, moving)])
+    trust = J.new_full(wanted.shape[:2], FOOT_SIGMA**-2)
+    return _as_turns(_minimum(J, joints[:, feet] - wanted, trust, allowed), moving)
 
 
 def _moved(body: BodyModel, fit: BodyFit, turns: Tensor, shift: Tensor, points: np.ndarray | None) -> BodyFit:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from moro.body import refinement
 from moro.body.fitting import BodyFit, moved
 from moro.body.loading import load_body_model
 from moro.body.model import BodyModel
@@ -107,6 +108,14 @@ def test_feet_that_stand_do_not_slide(body: BodyModel) -> None:
     assert not changed[BODY_JOINT_NAMES.index("left_elbow") - 1]
     posed = refined.rebuild(body).full_vertices[:, points]
     torch.testing.assert_close(posed, refined.points, atol=1e-5, rtol=0)
+
+
+def test_chunks_change_nothing(body: BodyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    damped, standing = motion(body, **OFF), torch.rand(FRAMES, 4, generator=torch.Generator().manual_seed(0))
+    seen = rays_of(body, motion(body)), torch.ones(FRAMES, 33)
+    whole = refine_by_landmarks(body, damped, *seen, standing)
+    monkeypatch.setattr(refinement, "CHUNK", 5)
+    torch.testing.assert_close(refine_by_landmarks(body, damped, *seen, standing).joints, whole.joints)
 
 
 def test_landmarks_hang_on_the_limbs_they_lie_on() -> None:
