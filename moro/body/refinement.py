@@ -60,7 +60,7 @@ def refine_by_landmarks(
 
     rays      (T, 33, 2)  where they were seen: x / z and y / z of the camera the fit is in
     weight    (T, 33)     0 where unseen, up to 1
-    standing  (T, 4|6)    how surely feet (and hands) stand, 0 to 1; None: nothing is known of the ground
+    standing  (T, 4|6)    how surely feet stand (hands do not count), 0 to 1; None: nothing is known of it
     points    as for `fit_body`
     Raises MoroError if the body has no landmarks.
     """
@@ -82,20 +82,21 @@ def _planted(body: BodyModel, fit: BodyFit, standing: Tensor, points: np.ndarray
     wanted = fit.joints[:, feet] + still(fit.joints[:, feet], standing[:, : len(FEET)])
     for _ in range(LEG_ROUNDS):
         parts = [_turn_legs(*rows) for rows in zip(fit.joints.split(CHUNK), wanted.split(CHUNK), strict=True)]
-        fit = _moved(body, fit, *(torch.cat(column) for column in zip(*parts, strict=True)), points)
+        fit = _moved(body, fit, torch.cat(parts), torch.zeros_like(fit.transl), points)
     return fit
 
 
-def _turn_legs(joints: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Turns (T, 22, 3), shifts (T, 3) that bring the feet among joints (T, 22, 3) to `wanted` (T, 4, 3)."""
+def _turn_legs(joints: Tensor, wanted: Tensor) -> Tensor:
+    """Turns (T, 22, 3) of the legs that bring the feet among joints (T, 22, 3) to `wanted` (T, 4, 3)."""
     feet = list(FEET)
     moving = [j for j, name in enumerate(BODY_JOINT_NAMES) if name.split("_")[-1] in LEG_TURNS]
     allowed = np.array([LEG_TURNS[BODY_JOINT_NAMES[j].split("_")[-1]] for j in moving])
     joints = joints.double()
     normals = torch.eye(3).to(joints).expand(*wanted.shape[:2], 3, 3)
-    J = _jacobian(joints[:, feet], joints[:, moving], normals, _above()[np.ix_(feet, moving)])
+    held = _above()[np.ix_(feet, moving)]
+    J = _jacobian(joints[:, feet], joints[:, moving], normals, held)[..., :-3]  # nothing is shifted
     trust = J.new_full(wanted.shape[:2], FOOT_SIGMA**-2)
-    return _as_turns(_minimum(J, joints[:, feet] - wanted, trust, allowed), moving)
+    return _as_turns(_minimum(J, joints[:, feet] - wanted, trust, np.repeat(allowed, 3)), moving)
 
 
 def _moved(body: BodyModel, fit: BodyFit, turns: Tensor, shift: Tensor, points: np.ndarray | None) -> BodyFit:
@@ -121,8 +122,8 @@ def _solve(points: Tensor, joints: Tensor, rays: Tensor, weight: Tensor) -> tupl
     for _ in range(ROUNDS):
         left = off + (J @ solution[..., None])[..., 0].view_as(off)
         trust = weight / (1 + left.square().sum(-1) / OUTLIER**2) / POINT_SIGMA**2  # (T, L)
-        solution = _minimum(J, off, trust, allowed)
-    return _as_turns(solution, moving)
+        solution = _minimum(J, off, trust, np.append(np.repeat(allowed, 3), [SHIFT] * 3))
+    return _as_turns(solution[:, :-3], moving), solution[:, -3:].float()
 
 
 def _jacobian(points: Tensor, joints: Tensor, normals: Tensor, held: np.ndarray) -> Tensor:
@@ -139,18 +140,21 @@ def _jacobian(points: Tensor, joints: Tensor, normals: Tensor, held: np.ndarray)
 
 
 def _minimum(J: Tensor, off: Tensor, trust: Tensor, allowed: np.ndarray) -> Tensor:
-    """(T, 3K+3) small turns and shifts x: least squares of off (T, L, R) + J x, by trust (T, L)."""
-    bounds = torch.tensor([*np.repeat(allowed, 3), *[SHIFT] * 3]).to(J)
+    """(T, N) unknowns x, each about as large as `allowed` (N,): least squares of off (T, L, R) + J x.
+
+    J (T, L*R, N), trust (T, L)
+    """
     scaled = J * trust.repeat_interleave(off.shape[-1], dim=1)[..., None]
     right = -(scaled.mT @ off.flatten(1)[..., None])  # (T, L, R) -> (T, L*R, 1)
-    return torch.linalg.solve(scaled.mT @ J + torch.diag(bounds**-2), right)[..., 0]
+    prior = torch.diag(torch.from_numpy(allowed).to(J) ** -2)
+    return torch.linalg.solve(scaled.mT @ J + prior, right)[..., 0]
 
 
-def _as_turns(solution: Tensor, moving: list[int]) -> tuple[Tensor, Tensor]:
-    """Solutions (T, 3K+3) as turns of all joints (T, 22, 3) and shifts (T, 3)."""
+def _as_turns(solution: Tensor, moving: list[int]) -> Tensor:
+    """(T, 3K) of the joints that move as turns of all (T, 22, 3)."""
     turns = solution.new_zeros(len(solution), len(BODY_JOINT_NAMES), 3)
-    turns[:, moving] = solution[:, :-3].unflatten(1, (len(moving), 3))
-    return turns.float(), solution[:, -3:].float()
+    turns[:, moving] = solution.unflatten(1, (len(moving), 3))
+    return turns.float()
 
 
 def _turned(local: Tensor, turns: Tensor) -> Tensor:

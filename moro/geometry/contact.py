@@ -11,9 +11,11 @@ FPS = 30.0
 FEET = (7, 10, 8, 11)  # left ankle, left foot, right ankle, right foot
 HANDS = (20, 21)  # left wrist, right wrist
 STEP_SIGMA = 0.0003  # metres per frame that a standing foot moves
-MOVE_SIGMA = 0.03  # metres that it may be put elsewhere: wrong contacts shall not bend legs
+MOVE_SIGMA = 0.03  # metres that it may be put elsewhere
 ACCELERATION_SIGMA = 4.0  # m/s² of what is added to its path
 FAST = 0.04  # metres per frame: a foot so fast does not stand, whatever is said
+FAR = 0.05  # metres: what would have to be put so far elsewhere does not stand: wrong contacts bend no legs
+ROUNDS = 5  # of reweighting
 
 
 def contact_labels(joints: Tensor, threshold: float = 0.3, hand: bool = False) -> Tensor:
@@ -34,7 +36,7 @@ def surely_standing(contact: Tensor) -> Tensor:
     return (2 * contact.sigmoid() - 1).clamp(min=0)
 
 
-def still(feet: Tensor, standing: Tensor, fps: float = 30.0) -> Tensor:
+def still(feet: Tensor, standing: Tensor) -> Tensor:
     """What to add to the paths of feet (T, P, 3), metres, so that those that stand do not move: (T, P, 3).
 
     standing  (T, P)  how surely each stays where it is until the next frame, 0 to 1
@@ -45,11 +47,14 @@ def still(feet: Tensor, standing: Tensor, fps: float = 30.0) -> Tensor:
     sure = standing[:-1].detach().double().cpu().numpy() ** 2
     slow = np.clip(1 - ((steps / FAST) ** 2).sum(-1), 0, None) ** 2  # (T-1, P)
     trust = sure * slow / STEP_SIGMA**2
-    smooth = squared_accelerations(len(path)) * (fps**2 / ACCELERATION_SIGMA) ** 2
+    smooth = squared_accelerations(len(path)) * (FPS**2 / ACCELERATION_SIGMA) ** 2
     smooth[0] += MOVE_SIGMA**-2
     added = np.zeros_like(path)
-    for foot in range(path.shape[1]):
-        bands, right, surely = smooth.copy(), np.zeros((len(path), 3)), trust[:, foot]
-        add_squared_steps(bands[0], bands[1], right, surely, surely[:, None] * steps[:, foot])
-        added[:, foot] = solveh_banded(bands, right, lower=True)
+    for _ in range(ROUNDS):
+        far = (added**2).sum(-1) / FAR**2  # (T, P)
+        for foot in range(path.shape[1]):
+            bands, right = smooth.copy(), np.zeros((len(path), 3))
+            surely = trust[:, foot] / (1 + np.maximum(far[1:, foot], far[:-1, foot])) ** 2
+            add_squared_steps(bands[0], bands[1], right, surely, surely[:, None] * steps[:, foot])
+            added[:, foot] = solveh_banded(bands, right, lower=True)
     return torch.from_numpy(added).to(feet)

@@ -94,18 +94,18 @@ def test_feet_that_stand_do_not_slide(body: BodyModel) -> None:
     standing = torch.zeros(FRAMES, 4)
     standing[:, :2] = 1  # the left foot
     points = np.array([5, 7])
-    blind = torch.zeros(FRAMES, 33), rays_of(body, pushed)
-    refined = refine_by_landmarks(body, pushed, blind[1], blind[0], standing, points)
+    unseen = torch.zeros(FRAMES, 33)
+    refined = refine_by_landmarks(body, pushed, rays_of(body, pushed), unseen, standing, points)
 
     def steps(fit: BodyFit, joint: str) -> float:
         return float(fit.joints[:, BODY_JOINT_NAMES.index(joint)].diff(dim=0).norm(dim=-1).mean())
 
     assert steps(refined, "left_ankle") < 0.002 and steps(refined, "left_foot") < 0.002
     assert steps(refined, "right_ankle") > 0.004
-    legs = {name for name in BODY_JOINT_NAMES if name.startswith("left_")} & {"left_hip", "left_knee"}
     changed = (refined.body_pose - pushed.body_pose).abs().amax(dim=(0, 2)) > 1e-3
-    assert all(changed[BODY_JOINT_NAMES.index(name) - 1] for name in legs)
-    assert not changed[BODY_JOINT_NAMES.index("left_elbow") - 1]
+    assert all(changed[BODY_JOINT_NAMES.index(name) - 1] for name in ("left_hip", "left_knee"))
+    others = [BODY_JOINT_NAMES.index(name) for name in ("pelvis", "head", "left_wrist", "right_ankle")]
+    torch.testing.assert_close(refined.joints[:, others], pushed.joints[:, others], atol=1e-3, rtol=0)
     posed = refined.rebuild(body).full_vertices[:, points]
     torch.testing.assert_close(posed, refined.points, atol=1e-5, rtol=0)
 
