@@ -2,8 +2,8 @@
 
     python scripts/average_weights.py start.safetensors trained.safetensors out.safetensors --share 0.35
 
-A network between the start of a short training on few clips and its end keeps more of what it knew, and is
-often better than both. Tensors that are no floating-point numbers are taken from the first.
+A network between the start of a short training on few clips and its end keeps more of what it knew.
+Tensors that are no floating-point numbers are taken from the first.
 """
 
 import argparse

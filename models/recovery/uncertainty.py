@@ -4,7 +4,7 @@ The probabilities of the tokens are turned into millimetres by drawing meshes fr
 token may be mean the same, its doubt moves nothing. The mean confidence of a frame's tokens stands beside it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 from torch import Generator, Tensor
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from models.mask_transformer.data.module import collate
@@ -66,13 +67,15 @@ def doubts_of(system: MoRoSystem, sample: Mapping, generator: Generator | None =
     error = (similarity_align(joints, truth) - truth).norm(dim=-1)
     spread = joint_spread(system, recovered.output.logits, generator=generator)[0]
     confidence = recovered.confidence[0].mean(-1, keepdim=True).expand_as(spread)
-    return Doubts(error * MILLIMETRES, spread * MILLIMETRES, confidence, sample["joint_visible"])
+    found = (error * MILLIMETRES, spread * MILLIMETRES, confidence, sample["joint_visible"])
+    return Doubts(*(value.cpu() for value in found))
 
 
-def calibrate(system: MoRoSystem, samples: Iterable[Mapping], seed: int = 0) -> Calibration:
-    """Predicted against actual errors in some sequences."""
+def calibrate(system: MoRoSystem, dataset: Dataset, items: Sequence[int], seed: int = 0) -> Calibration:
+    """Predicted against actual errors in some sequences of a data set."""
     generator = torch.Generator().manual_seed(seed)
-    parts = [doubts_of(system, sample, generator) for sample in tqdm(samples, unit="clip", disable=None)]
+    shown = tqdm(items, desc="calibrate", unit="clip", disable=None)
+    parts = [doubts_of(system, dataset[number], generator) for number in shown]
     error, spread, confidence, visible = (torch.cat(column).flatten() for column in zip(*parts, strict=True))
     bins = {
         str(number): {

@@ -1,5 +1,6 @@
 """Weights on disk: read without running foreign code, loaded whole or not at all (spec: models 8.1, 8.2)."""
 
+import hashlib
 import logging
 import pickle
 import zipfile
@@ -72,6 +73,15 @@ def check_fit(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> N
     if faults:
         raise MoroError(f"{where} does not fit this {type(module).__name__}: {'; '.join(faults)}; "
                         "use the file made for this configuration.")
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names and values: the same for equal weights, whatever file they come from."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        found.update(name.encode())
+        found.update((tensors[name].detach().cpu() + 0).numpy().tobytes())  # -0.0 is 0.0
+    return found.hexdigest()
 
 
 def own_tensors(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """What the confidence of the open model's tokens is worth: predicted against actual joint errors.
 
-    python scripts/open/calibrate.py [--split val] [--scenario hidden] [--limit N] [key=value ...]
+    python scripts/open/calibrate.py [--split val] [--scenario hidden] [--limit N] [--output FILE.json]
+                                     [key=value ...]
 
 Meshes are drawn from the tokens' probabilities; their spread is the predicted error of each joint. Of the
 network alone, before what the demo does after it.
@@ -8,6 +9,7 @@ network alone, before what the demo does after it.
 
 import argparse
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -17,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from models.recovery.heldout import SCENARIOS, format_table, held_out_data, load_stage
 from models.recovery.uncertainty import calibrate
 from moro.errors import ExitOnMoroError
+from moro.io.atomic import write_json
 
 
 def main() -> None:
@@ -26,6 +29,7 @@ def main() -> None:
     parser.add_argument("--split", default="val", choices=("val", "test"))
     parser.add_argument("--limit", type=int, help="only N motions, evenly chosen")
     parser.add_argument("--scenario", default="hidden", choices=tuple(SCENARIOS))
+    parser.add_argument("--output", type=Path, help="write it all as json")
     parser.add_argument("overrides", nargs="*", help="configuration, e.g. tag=mine")
     arguments = parser.parse_args()
     with ExitOnMoroError():
@@ -35,11 +39,13 @@ def main() -> None:
 def run(arguments: argparse.Namespace) -> None:
     system = load_stage("video_train", arguments.overrides)
     dataset, starts = held_out_data(system.cfg, arguments.scenario, arguments.split, arguments.limit)
-    found = calibrate(system, [dataset[number] for number in starts])
+    found = calibrate(system, dataset, starts)
     print(format_table(found.bins))
     print(f"error = {found.line[0]:.1f} + {found.line[1]:.2f} * spread [mm]")
     for name, value in found.spearman.items():
         print(f"rank correlation of the error with {name}: {value:.2f}")
+    if arguments.output:
+        write_json(arguments.output, asdict(found))
 
 
 if __name__ == "__main__":

@@ -52,7 +52,8 @@ convert() { # <stage> <name of the file> [options ...]
 }
 convert video_pretrain video_pretrain
 convert video_train video_train
-# Stage 5 sees few clips: weights between its start and its end are better than either (docs/experiments.md).
+# Stage 5 sees few clips: it learns contacts and forgets poses; weights between its start and its end trade the two
+# (docs/experiments.md).
 run "$RUN/video_train_start" 1 train_mask_transformer.py option=video_train subtag=start $STAGE trainer.max_steps=1 \
   optim.lr=0 trainer.limit_val_batches=0
 convert video_train_start video_train_start

@@ -17,7 +17,7 @@ from pytorch_lightning.utilities.parsing import AttributeDict
 from torch import nn
 
 from moro.errors import MoroError
-from moro.io.weights import METADATA_KEY, load_strict, load_tensors, own_tensors, save_tensors
+from moro.io.weights import METADATA_KEY, digest, load_strict, load_tensors, own_tensors, save_tensors
 
 
 def weights() -> dict[str, torch.Tensor]:
@@ -170,3 +170,9 @@ def test_strict_loading_names_every_fault() -> None:
     assert torch.equal(module[0].bias, before)
     load_strict(module, {k: torch.ones_like(v) for k, v in module.state_dict().items()}, "file.ckpt")
     assert module[1].bias.item() == 1
+
+
+def test_equal_weights_have_one_digest() -> None:
+    one = {"b": torch.tensor([-0.0, 1.0]), "a": torch.arange(3)}
+    assert digest(one) == digest({"a": torch.arange(3), "b": torch.tensor([0.0, 1.0])})
+    assert digest(one) != digest({**one, "a": torch.arange(3) + 1})

@@ -51,7 +51,7 @@ def test_errors_are_held_against_the_spread(monkeypatch: pytest.MonkeyPatch) -> 
         return Doubts(10 + 1.5 * spread, spread, torch.rand(40, 22), spread < 40)
 
     monkeypatch.setattr(uncertainty, "doubts_of", doubts)
-    found = calibrate(system(), [{}, {}])
+    found = calibrate(system(), [{}, {}], [0, 1])
     assert found.line == pytest.approx((10, 1.5), abs=1e-3)
     assert found.spearman["spread"] == pytest.approx(1)
     assert abs(found.spearman["doubt of the frame"]) < 0.2

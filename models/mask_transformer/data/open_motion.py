@@ -43,6 +43,7 @@ from moro.geometry.camera import project
 from moro.geometry.frames import world2cano
 from moro.geometry.rotation import rotvec_to_matrix
 from moro.geometry.trajectory import STATISTICS_CLIP_LENGTH
+from moro.io.weights import digest
 from moro.synth.cameras import Camera, CameraRanges, sample_camera
 from moro.synth.landmarks import EXACT, DetectorNoise, observe_landmarks
 from moro.synth.occlusion import OcclusionRanges, behind_torso, outside_image, sample_occlusion
@@ -422,13 +423,11 @@ def build(cfg: DictConfig, split: str) -> OpenMotionDataset:
         seed=cfg.seed if split == "train" else 0,
     )
     if split == "train" and dataset.cache_variants:
-        tokenizer = Path(cfg.model.vqvae.model_path)
-        vqvae = load_mesh_vqvae(tokenizer, cfg.model.vqvae)
-        files = (root / "motion" / "index.json", tokenizer)
-        contents = (hashlib.sha256(path.read_bytes()).hexdigest() for path in files)
+        vqvae = load_mesh_vqvae(cfg.model.vqvae.model_path, cfg.model.vqvae)
+        index = hashlib.sha256((root / "motion" / "index.json").read_bytes()).hexdigest()
         names = ",".join(motion.name for motion in motions.motions)
         counts = dataset.cache_variants, dataset.cache_mixed
-        key = cache_key(*contents, body.sha256, names, *counts, cfg.seed)
+        key = cache_key(index, digest(vqvae.state_dict()), body.sha256, names, *counts, cfg.seed)
         motions.use_cache(Path(dataset.cache or root / "cache") / key, counts[0], vqvae.encode, counts[1])
     return motions
 
