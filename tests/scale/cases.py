@@ -126,7 +126,7 @@ def video(folder: Path, processes: int) -> Result:
 def fsdp(folder: Path, processes: int) -> Result:
     """The ViT trained with its parameters spread over the processes; stopped and resumed."""
     strategy = {"strategy": "fsdp"} if processes > 1 else {}
-    words = [f"model.backbone.{word}" for word in VIT]
+    words = ["model.dst_former.aligned=false", *(f"model.backbone.{word}" for word in VIT)]
     callback = NewestCheckpoint(folder / f"fsdp_{processes}", every_n_steps=2)
     found, system = stage("video_pretrain", processes, *words, callbacks=(callback,), **strategy)
     size = sum(parameter.numel() for parameter in local_parameters(system.backbone))
