@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from models.backbones.vit import VisionTransformer
 from moro.errors import ExitOnMoroError, MoroError
 from moro.io.atomic import atomic_path
-from moro.io.weights import check_fit, load_tensors
+from moro.io.weights import below, check_fit, load_tensors
 
 PREFIX = "backbone."
 
@@ -71,7 +71,7 @@ def unpack_checkpoint(archive: Path, target: Path) -> None:
 
 def write_backbone(checkpoint: Path, target: Path, vit: nn.Module) -> None:
     tensors, _ = load_tensors(checkpoint)
-    found = {n.removeprefix(PREFIX): value for n, value in tensors.items() if n.startswith(PREFIX)}
+    found = below(tensors, PREFIX)
     if not found:
         raise MoroError(f"{checkpoint} has no tensors {PREFIX}*; give the checkpoint of HMR 2.0.")
     check_fit(vit, found, str(checkpoint))

@@ -25,7 +25,7 @@ from moro.body.model import BodyModel
 from moro.errors import MoroError
 from moro.geometry.trajectory import TrajectoryStats
 from moro.io.regressor_files import read_matrix
-from moro.io.weights import load_strict, load_tensors, own_tensors, save_tensors
+from moro.io.weights import below, load_strict, load_tensors, own_tensors, save_tensors
 
 _log = logging.getLogger(__name__)
 
@@ -244,7 +244,7 @@ def _initialise(system: MoRoSystem, cfg: DictConfig) -> None:
 def _load_backbone(backbone: Backbone, path: str) -> None:
     """Strictly: an image network's own file, or the checkpoint of backbone_pretrain (`backbone.*`)."""
     tensors = load_tensors(path)[0]
-    own = {name.removeprefix("backbone."): v for name, v in tensors.items() if name.startswith("backbone.")}
+    own = below(tensors, "backbone.")
     if own:
         load_strict(backbone, own, path)
     else:

@@ -145,7 +145,8 @@ class MotionImageTransformer(nn.Module):
         if aligned and self.num_image_tokens != num_tokens:
             raise MoroError(
                 f"dst_former.aligned wants one image token for each of the {num_tokens} mesh tokens, "
-                f"backbone_HW gives {self.num_image_tokens}; set model.backbone.out_HW=[1,{num_tokens}]."
+                f"backbone_HW gives {self.num_image_tokens}; set model.backbone.out_HW=[1,{num_tokens}], or "
+                "dst_former.aligned=false for a backbone of images."
             )
         self.motion_drop, self.image_drop = motion_drop, image_drop
         self.aligned, self.skip_unread = aligned, skip_unread

@@ -11,7 +11,7 @@ from models.mesh_vq_vae.graph_conv import FullyConvAE
 from models.mesh_vq_vae.quantiser import Quantised, make_quantiser
 from moro.body.topology import connection_hash, load_connection_matrices
 from moro.errors import MoroError
-from moro.io.weights import load_strict, load_tensors, own_tensors
+from moro.io.weights import below, load_strict, load_tensors, own_tensors
 
 
 class Reconstruction(NamedTuple):
@@ -120,7 +120,7 @@ def load_mesh_vqvae(path: str | Path, cfg: DictConfig) -> MeshVQVAE:
 def tokenizer_tensors(tensors: dict[str, Tensor], where: str) -> dict[str, Tensor]:
     """The network's own tensors in a file that holds them: no prefix, no body model (spec: models 1.8)."""
     tensors = own_tensors(tensors, where)
-    carried = {name.removeprefix("vqvae."): v for name, v in tensors.items() if name.startswith("vqvae.")}
+    carried = below(tensors, "vqvae.")  # by a checkpoint of the masked transformer
     return carried or {name.removeprefix("mesh_vqvae."): value for name, value in tensors.items()}
 
 

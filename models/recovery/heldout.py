@@ -102,7 +102,7 @@ def held_out_tables(
     body = load_body_model(video.cfg.dataset.bm_path, video.cfg.dataset.model_type)
     single, mean, tables = Remembered(frame_method(frame)), None, {}
     for name in scenarios:
-        dataset, starts = held_out_data(video.cfg, name, split, limit)
+        dataset, starts = held_out_data(video.cfg, body, name, split, limit)
         if mean is None:
             mean = mean_joints(frame, (dataset[number]["mesh"] for number in starts[::8]))
         methods = {
@@ -118,10 +118,9 @@ def held_out_tables(
 
 
 def held_out_data(
-    cfg: DictConfig, scenario: str, split: str, limit: int | None = None
+    cfg: DictConfig, body: BodyModel, scenario: str, split: str, limit: int | None = None
 ) -> tuple[OpenMotionDataset, list[int]]:
     """The motions of a split under a scenario, and the numbers of their first windows, one for each."""
-    body = load_body_model(cfg.dataset.bm_path, cfg.dataset.model_type)
     dataset = OpenMotionDataset(
         cfg.dataset.dataset_root or cfg.dataset.roots.open, "test", body, clip_len=LONGEST, camera=True,
         motions_of=split, motions=limit, neighbours=cfg.model.backbone.neighbours,
@@ -220,10 +219,11 @@ def clip_method(system: MoRoSystem, body: BodyModel) -> Predictor:
 
     def predict(sample: Mapping) -> Tensor:
         recovered = system.recover(observed(collate([sample])))
-        vertices, standing = recovered.vertices[0], surely_standing(recovered.contact[0])
+        vertices = recovered.vertices[0]
         if not system.cfg.demo.refine:
             return system.loss.joint_regressor @ vertices
         seen = landmark_rays(*(sample[key] for key in ("landmarks", "center", "scale", "K")))
+        standing = surely_standing(recovered.contact[0])
         return refine_by_landmarks(body, fit_body(body, vertices), *seen, standing).joints
 
     return predict

@@ -20,10 +20,10 @@ from models.mask_transformer.decoding import multinomial
 from models.mask_transformer.system import MoRoSystem
 from models.recovery.heldout import Table, observed
 from moro.geometry.alignment import similarity_align
+from moro.metrics.errors import MILLIMETRES, joint_error
 
 SAMPLES = 8
 BINS = 8
-MILLIMETRES = 1000.0
 
 
 class Doubts(NamedTuple):
@@ -64,11 +64,10 @@ def doubts_of(system: MoRoSystem, sample: Mapping, generator: Generator | None =
     """What the network, as it leaves the last pass, thinks and does on one sequence."""
     recovered = system.recover(observed(collate([sample])))
     joints, truth = system.loss.joint_regressor @ recovered.local_mesh[0], sample["local_joints"]
-    error = (similarity_align(joints, truth) - truth).norm(dim=-1)
-    spread = joint_spread(system, recovered.output.logits, generator=generator)[0]
+    error = joint_error(similarity_align(joints, truth), truth)
+    spread = joint_spread(system, recovered.output.logits, generator=generator)[0] * MILLIMETRES
     confidence = recovered.confidence[0].mean(-1, keepdim=True).expand_as(spread)
-    found = (error * MILLIMETRES, spread * MILLIMETRES, confidence, sample["joint_visible"])
-    return Doubts(*(value.cpu() for value in found))
+    return Doubts(*(value.cpu() for value in (error, spread, confidence, sample["joint_visible"])))
 
 
 def calibrate(system: MoRoSystem, dataset: Dataset, items: Sequence[int], seed: int = 0) -> Calibration:

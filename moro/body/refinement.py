@@ -5,6 +5,7 @@ frame is a small least-squares problem: small turns of the joints move the landm
 far a limb is turned, and nothing else, decides about depth.
 """
 
+from collections.abc import Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -89,8 +90,7 @@ def _planted(body: BodyModel, fit: BodyFit, standing: Tensor, points: np.ndarray
 def _turn_legs(joints: Tensor, wanted: Tensor) -> Tensor:
     """Turns (T, 22, 3) of the legs that bring the feet among joints (T, 22, 3) to `wanted` (T, 4, 3)."""
     feet = list(FEET)
-    moving = [j for j, name in enumerate(BODY_JOINT_NAMES) if name.split("_")[-1] in LEG_TURNS]
-    allowed = np.array([LEG_TURNS[BODY_JOINT_NAMES[j].split("_")[-1]] for j in moving])
+    moving, allowed = _movers(LEG_TURNS)
     joints = joints.double()
     normals = torch.eye(3).to(joints).expand(*wanted.shape[:2], 3, 3)
     held = _above()[np.ix_(feet, moving)]
@@ -173,11 +173,17 @@ def _above() -> np.ndarray:
     return above
 
 
+def _movers(turns: Mapping[str, float]) -> tuple[list[int], np.ndarray]:
+    """Numbers of the K joints that may turn, and (K,) how far; turns are by name without the side."""
+    kinds = [name.split("_")[-1] for name in BODY_JOINT_NAMES]
+    moving = [joint for joint, kind in enumerate(kinds) if kind in turns]
+    return moving, np.array([turns[kinds[joint]] for joint in moving])
+
+
 @lru_cache
 def _chains() -> tuple[np.ndarray, list[int], np.ndarray]:
     """(33, K) which joint moves which landmark, numbers of the K joints, (K,) how far they may turn."""
-    moving = [j for j, name in enumerate(BODY_JOINT_NAMES) if name.split("_")[-1] in TURNS]
-    allowed = np.array([TURNS[BODY_JOINT_NAMES[j].split("_")[-1]] for j in moving])
+    moving, allowed = _movers(TURNS)
     holders = []
     for name in LANDMARK_NAMES:
         side, *words = name.split("_")

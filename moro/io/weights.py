@@ -84,6 +84,11 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     return found.hexdigest()
 
 
+def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): v for name, v in tensors.items() if name.startswith(prefix)}
+
+
 def own_tensors(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     """Without the body model's buffers that released checkpoints carry: licensed data, which comes from the
     user's own file. They are counted in the log.

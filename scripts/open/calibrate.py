@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from models.recovery.heldout import SCENARIOS, format_table, held_out_data, load_stage
 from models.recovery.uncertainty import calibrate
+from moro.body.loading import load_body_model
 from moro.errors import ExitOnMoroError
 from moro.io.atomic import write_json
 
@@ -38,7 +39,8 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     system = load_stage("video_train", arguments.overrides)
-    dataset, starts = held_out_data(system.cfg, arguments.scenario, arguments.split, arguments.limit)
+    body = load_body_model(system.cfg.dataset.bm_path, system.cfg.dataset.model_type)
+    dataset, starts = held_out_data(system.cfg, body, arguments.scenario, arguments.split, arguments.limit)
     found = calibrate(system, dataset, starts)
     print(format_table(found.bins))
     print(f"error = {found.line[0]:.1f} + {found.line[1]:.2f} * spread [mm]")
