@@ -2,23 +2,31 @@
 
 import ctypes
 import functools
-from collections.abc import Callable
+from typing import Any
+
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # names of mallopt's parameters (malloc.h)
+LARGE = 2**22  # bytes
 
 
 def give_back() -> None:
-    """Hand freed memory over to the system, also from between what is still in use.
+    """Hand freed memory over to the system, and from now on large arrays as soon as they are freed.
 
-    The C library keeps it for later, in pieces that the next large array may not fit into: what a long video
-    needs then depends on luck. Does nothing where that library is not glibc (macOS, Windows, Alpine).
+    The C library keeps it for later, in pieces that the next large array may not fit into, and raises the size
+    from which it does so with every array freed: what a long video needs then depends on luck. Does nothing
+    where that library is not glibc (macOS, Windows, Alpine).
     """
-    trim = _malloc_trim()
-    if trim is not None:
-        trim(0)
+    library = _glibc()
+    if library is not None:
+        library.mallopt(MMAP_THRESHOLD, LARGE)
+        library.mallopt(TRIM_THRESHOLD, LARGE)
+        library.malloc_trim(0)
 
 
 @functools.cache
-def _malloc_trim() -> Callable[[int], int] | None:
+def _glibc() -> Any | None:
+    """The C library, if it has both functions."""
     try:
-        return ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError, TypeError):  # TypeError: Windows has no library without a name
+        library = ctypes.CDLL(None)
+    except (OSError, TypeError):  # TypeError: Windows has no library without a name
         return None
+    return library if hasattr(library, "mallopt") and hasattr(library, "malloc_trim") else None
