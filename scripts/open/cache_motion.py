@@ -1,4 +1,5 @@
-"""Make the motion cache of the open training data, so that stages which start side by side find it.
+"""Make the motion caches of the open training data before stages that start side by side ask for them: one for
+stages 1 and 2, one for all others.
 
     python scripts/open/cache_motion.py [preset=open tag=... model.vqvae.model_path=... key=value ...]
 """
@@ -18,8 +19,9 @@ from moro.errors import ExitOnMoroError
 def main() -> None:
     logging.basicConfig(level=logging.INFO)
     with ExitOnMoroError():
-        cfg, _ = resolve_paths(compose_config("config", ["option=pose_pretrain", *sys.argv[1:]]))
-        build_dataset(cfg, "train")
+        for stage in ("pose_pretrain", "image_pretrain"):  # they differ in dataset.cache_mixed
+            cfg, _ = resolve_paths(compose_config("config", [f"option={stage}", *sys.argv[1:]]))
+            build_dataset(cfg, "train")
 
 
 if __name__ == "__main__":

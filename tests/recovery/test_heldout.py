@@ -35,7 +35,8 @@ def test_scenarios_hide_what_they_say() -> None:
     points = rng.uniform(100, 500, (300, len(OBSERVED_NAMES), 2))
 
     def hidden(name: str) -> np.ndarray:
-        return np.stack([sample_occlusion(points, (640, 640), rng, SCENARIOS[name]) for _ in range(60)])
+        ranges = SCENARIOS[name].occlusion
+        return np.stack([sample_occlusion(points, (640, 640), rng, ranges) for _ in range(60)])
 
     assert not hidden("clean").any()
     groups = point_groups(OBSERVED_NAMES)
