@@ -1,5 +1,5 @@
-"""Make the motion caches of the open training data before stages that start side by side ask for them: one for
-stages 1 and 2, one for all others.
+"""Make the motion caches of the open training data before stages that start side by side ask for them: one
+for stages 1 and 2, one for all others.
 
     python scripts/open/cache_motion.py [preset=open tag=... model.vqvae.model_path=... key=value ...]
 """
