@@ -3,7 +3,8 @@
     python -m scripts.plot_losses exp/mask_transformer/MIMO-keypoints-default/video_train --out losses.png
 
 A run is a stage folder (its newest logs/version_<n>/metrics.csv is taken) or a metrics.csv. One panel per
-quantity; training and validation values of it share the panel, several runs share the axes.
+quantity; training and validation values of it share the panel, several runs share the axes. With --hours,
+values are drawn over the time the steps took instead of their number.
 """
 
 import argparse
@@ -16,13 +17,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from moro.errors import ExitOnMoroError, MoroError
 from moro.io.atomic import atomic_path
 
-Curve = tuple[list[int], list[float]]
+Curve = tuple[list[float], list[float]]
+PACE = "train/seconds_per_step"
 
 
 def find_log(run: Path) -> Path:
@@ -49,15 +52,29 @@ def read_log(path: Path) -> dict[str, Curve]:
     return dict(curves)
 
 
+def over_hours(log: dict[str, Curve], path: Path) -> dict[str, Curve]:
+    """The same values at hours of training; validation and pauses are not in them."""
+    if PACE not in log:
+        raise MoroError(f"{path} does not say how long its steps took ({PACE}); plot it without --hours")
+    steps, seconds = log[PACE]
+    hours = np.cumsum(np.diff(steps, prepend=0) * seconds) / 3600
+    return {
+        name: (list(np.interp(at, [0, *steps], [0, *hours])), values) for name, (at, values) in log.items()
+    }
+
+
 def panel_of(name: str) -> str:
     """Quantity a logged name belongs to: `val/random_mpjpe` and `train/mpjpe` → `mpjpe`."""
     quantity = re.sub(r"/dataloader_idx_\d+$", "", name).split("/", 1)[-1]
     return re.sub(r"^(random|joint|frame|full|inference)_", "", quantity)
 
 
-def plot(runs: Iterable[Path], out: Path, pattern: str) -> None:
-    """One figure with a panel for each quantity whose name matches `pattern`."""
-    logs = {run.name if run.is_dir() else run.parent.name: read_log(find_log(run)) for run in runs}
+def plot(runs: Iterable[Path], out: Path, pattern: str, hours: bool = False) -> None:
+    """One figure of what matches `pattern`, a panel for each quantity."""
+    logs = {}
+    for run in runs:
+        log = read_log(find_log(run))
+        logs[run.name if run.is_dir() else run.parent.name] = over_hours(log, run) if hours else log
     panels = sorted({panel_of(name) for log in logs.values() for name in log if re.search(pattern, name)})
     if not panels:
         raise MoroError(f"no logged quantity matches '{pattern}'")
@@ -67,12 +84,12 @@ def plot(runs: Iterable[Path], out: Path, pattern: str) -> None:
     for axis, panel in zip(axes.flat, panels):
         for run, log in logs.items():
             for name, (steps, values) in log.items():
-                if panel_of(name) == panel:
+                if panel_of(name) == panel and re.search(pattern, name):
                     style = "-" if name.startswith("train") else "o-"
                     label = name if len(logs) == 1 else f"{run}: {name}"
                     axis.plot(steps, values, style, label=label, markersize=3)
         axis.set_title(panel)
-        axis.set_xlabel("step")
+        axis.set_xlabel("hours" if hours else "step")
         axis.legend(fontsize=6)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
@@ -87,10 +104,11 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, help="stage folders or metrics.csv files")
     parser.add_argument("--out", type=Path, default=Path("losses.png"), help="picture to write")
     parser.add_argument("--pattern", default=".", help="regular expression on logged names, e.g. loss")
+    parser.add_argument("--hours", action="store_true", help="over time instead of steps")
     arguments = parser.parse_args()
     with ExitOnMoroError():
         plt.switch_backend("agg")
-        plot(arguments.runs, arguments.out, arguments.pattern)
+        plot(arguments.runs, arguments.out, arguments.pattern, arguments.hours)
 
 
 if __name__ == "__main__":
