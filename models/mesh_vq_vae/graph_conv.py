@@ -24,7 +24,7 @@ from moro.errors import MoroError
 
 SUM = 0  # embedding_bag's number of this mode
 NARROW = 16  # channels; a product with so few columns is slow by itself
-CPU_POINTS = 50_000  # vertices of a chunk of meshes whose activations stay in a processor's caches
+CPU_POINTS = 64_000  # vertices of a chunk of meshes whose activations stay in a processor's caches
 
 
 class _Mix(torch.autograd.Function):
