@@ -87,6 +87,8 @@ class TokenizerSystem(pl.LightningModule):
         terms = self.terms(mesh, output)
         if stage == "test":
             terms["pa_error"] = _distance(similarity_align(output.mesh, mesh), mesh) * _MM
+            continuous = self.mesh_vqvae.decode(output.latents, quantize=False)
+            terms["unquantised_v2v_error"] = _distance(continuous, mesh) * _MM  # what is not the codebook's
         values: dict[str, Any] = {name: value.detach() for name, value in terms.items()}
         if stage == "train":
             values = means_over_processes(values)

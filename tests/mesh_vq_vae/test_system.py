@@ -77,8 +77,11 @@ def test_training_lowers_the_loss_and_logs_every_term(
              "coverage"}
     assert {f"{stage}/{t}" for stage in ("train", "val") for t in terms} <= trainer.callback_metrics.keys()
     after = trainer.test(system, data, verbose=False)
-    assert len(after) == 2 and {k.split("/")[1] for k in after[0]} == terms | {"pa_error"}
-    assert after[0]["test/v2v_error/dataloader_idx_0"] < 0.5 * before[0]["test/v2v_error/dataloader_idx_0"]
+    tested = terms | {"pa_error", "unquantised_v2v_error"}
+    assert len(after) == 2 and {k.split("/")[1] for k in after[0]} == tested
+    error = after[0]["test/v2v_error/dataloader_idx_0"]
+    assert error < 0.5 * before[0]["test/v2v_error/dataloader_idx_0"]
+    assert 0 < after[0]["test/unquantised_v2v_error/dataloader_idx_0"] != error
     assert 0 < after[1]["test/pa_error/dataloader_idx_1"] <= after[1]["test/v2v_error/dataloader_idx_1"]
 
 
