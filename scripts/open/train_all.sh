@@ -57,5 +57,5 @@ convert video_train video_train
 run "$RUN/video_train_start" 1 train_mask_transformer.py option=video_train subtag=start $STAGE trainer.max_steps=1 \
   optim.lr=0 trainer.limit_val_batches=0
 convert video_train_start video_train_start
-$PYTHON scripts/average_weights.py "$RUN"/{video_train_start,video_train,video_train_average}.safetensors --share 0.35
+$PYTHON scripts/average_weights.py "$RUN"/{video_train_start,video_train,video_train_average}.safetensors --share 0.6
 echo "weights: $TOKENIZER/tokenizer.safetensors $RUN/{video_pretrain,video_train_average}.safetensors"
