@@ -228,6 +228,8 @@ class _Tracker:
         box = landmark_box(person.observations[person.last].landmarks)
         cover = self._cover(box, self.index, person)
         seen = self._observe(rgb, person.roi, self.keep_confidence, cover)
+        if seen is None and cover is not None:
+            seen = self._observe_in_front(person, rgb)
         if seen is None:
             person.lose(self.index)
             return
@@ -238,6 +240,16 @@ class _Tracker:
             person.lose(self.index + 1 - UNLIKE_FRAMES)
         elif not unlike and not self._is_crowded(person):
             person.learn_colours(seen)
+
+    def _observe_in_front(self, person: _Person, rgb: np.ndarray) -> _Observation | None:
+        """Read a person as if in front of all others; None unless the clothes are clearly this person's."""
+        seen = self._observe(rgb, person.roi, self.keep_confidence)
+        if seen is None or seen.colours is None:
+            return None
+        near = [other for other in self.active if other is not person and self._is_near(person, other)]
+        rivals = [_similarity(other.colours, seen.colours) for other in near]
+        own = _similarity(person.colours, seen.colours)
+        return seen if own > max(rivals, default=1.0) + TELL_APART else None
 
     def _observe(
         self, rgb: np.ndarray, roi: Roi, min_confidence: float, cover: np.ndarray | None = None
@@ -283,11 +295,11 @@ class _Tracker:
     def _is_crowded(self, person: _Person) -> bool:
         """Somebody else, seen or hidden, is so near that the torso colours may be theirs."""
         others = (p for p in self.people if p is not person and self.index - p.last <= self.max_gap)
-        return any(
-            np.linalg.norm(other.expected_center(self.index) - person.roi.center)
-            < 0.3 * max(other.roi.size, person.roi.size)
-            for other in others
-        )
+        return any(self._is_near(person, other) for other in others)
+
+    def _is_near(self, person: _Person, other: _Person) -> bool:
+        distance = np.linalg.norm(other.expected_center(self.index) - person.roi.center)
+        return bool(distance < 0.3 * max(other.roi.size, person.roi.size))
 
     def _drop_duplicates(self) -> None:
         """Where two tracks have come together on one person, end the one that does not belong there."""
