@@ -26,6 +26,7 @@ from moro.video.tracks import Track, area_fraction, landmark_box
 
 CORE = [0, 11, 12, 23, 24, 25, 26]  # nose, shoulders, hips, knees: hands and feet tell people apart less well
 TORSO = [11, 12, 23, 24]
+FARTHER = 0.7  # somebody smaller than this is behind, and is not painted over
 MAX_COVERED = 0.5  # a person of whose CORE landmarks more lie behind others is hidden
 COVERED_VISIBILITY = 0.1  # of landmarks behind others
 
@@ -288,7 +289,8 @@ class _Tracker:
             seen = other.observations.get(other.last if other.active and index == self.index else index)
             if other is person or seen is None or seen.shape is None:
                 continue
-            if _meet(box, landmark_box(seen.landmarks)):
+            is_behind = person is not None and seen.next_roi.size < FARTHER * person.roi.size
+            if not is_behind and _meet(box, landmark_box(seen.landmarks)):
                 shapes.append(seen.shape)
         return cover_of(shapes, self.size)
 
