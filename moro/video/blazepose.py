@@ -43,10 +43,16 @@ class Roi:
     size: float
     rotation: float = 0.0
 
-    def corners_matrix(self) -> np.ndarray:
-        """(2, 3) affine map from crop coordinates in [0, 1]² to frame pixels."""
+    def corners_matrix(self, side: float = 1.0) -> np.ndarray:
+        """(2, 3) affine map from crop coordinates in [0, side]² to frame pixels."""
         turn = rotation_2d(self.rotation) * self.size
-        return np.concatenate([turn, (self.center - turn @ (0.5, 0.5))[:, None]], axis=1)
+        corner = self.center - turn @ (0.5, 0.5)
+        return np.concatenate([turn / side, corner[:, None]], axis=1)
+
+    @property
+    def box(self) -> np.ndarray:
+        """(4,) corners x0, y0, x1, y1 of the crop as if it were upright."""
+        return np.concatenate([self.center - self.size / 2, self.center + self.size / 2])
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,7 @@ class Landmarks:
     world       (33, 3)  metres from the hip centre, presence    (33,)  probability of lying inside the frame
                          x right, y down, z away     confidence  probability of a person in the crop
     roi         crop they were read from             next_roi    crop for the next frame
+    silhouette  (256, 256) bool: where in the crop `roi` the person is seen
     """
 
     xy: np.ndarray
@@ -85,6 +92,7 @@ class Landmarks:
     confidence: float
     roi: Roi
     next_roi: Roi
+    silhouette: np.ndarray
 
 
 class BlazePose:
@@ -133,10 +141,10 @@ class BlazePose:
     def landmarks(self, rgb: np.ndarray, roi: Roi) -> Landmarks:
         """Landmarks of the person in a crop of a frame (H, W, 3) uint8."""
         to_frame = roi.corners_matrix()  # (2, 3)
-        warp = np.concatenate([to_frame[:, :2] / LANDMARK_SIZE, to_frame[:, 2:]], axis=1)
+        warp = roi.corners_matrix(LANDMARK_SIZE)
         side = (LANDMARK_SIZE, LANDMARK_SIZE)
         crop = cv2.warpAffine(rgb, warp, side, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-        flat, confidence, _mask, heatmaps, metric = self._landmarker(crop / np.float32(255.0))
+        flat, confidence, mask, heatmaps, metric = self._landmarker(crop / np.float32(255.0))
         values = flat.reshape(39, 5)  # (1, 195) -> x, y, z in crop pixels; visibility, presence as logits
         inside = _refine(values[:, :2] / LANDMARK_SIZE, heatmaps[0])  # (39, 2)
         points = inside @ to_frame[:, :2].T + to_frame[:, 2]  # (39, 2)
@@ -150,6 +158,7 @@ class BlazePose:
             confidence=float(confidence.item()),
             roi=roi,
             next_roi=roi_from_points(points[33], points[34]),
+            silhouette=mask[0, :, :, 0] > 0,  # logits
         )
 
     @cached_property

@@ -6,6 +6,10 @@ frame) while nobody is followed or somebody was just lost, and near the place wh
 looks for newcomers in one of these regions at a time, all of them within LOOK_CYCLE frames; not at all if as
 many are followed as may be. Whoever is found is also followed backwards through the frames of that cycle, so
 looking seldom costs nothing. Gaps stay gaps. Memory: those frames, and the results.
+
+The landmark network reads whoever is in front. Where two people meet, each is therefore read in a picture in
+which the other's silhouette is painted over (moro/video/silhouettes.py); one of whom too little is left is
+unseen, and is looked for at the expected place, painted likewise, until seen again.
 """
 
 from collections import deque
@@ -13,17 +17,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import cv2
 import numpy as np
 
 from moro.errors import MoroError
 from moro.video.blazepose import Detection, Landmarks, Roi
+from moro.video.silhouettes import are_covered, cover_of, paint_over, torso_colours
 from moro.video.tracks import Track, area_fraction, landmark_box
 
 CORE = [0, 11, 12, 23, 24, 25, 26]  # nose, shoulders, hips, knees: hands and feet tell people apart less well
 TORSO = [11, 12, 23, 24]
-HEAD_AND_TORSO = [*range(13), 23, 24]
-PAINT = (128, 128, 128)
+FARTHER = 0.7  # somebody smaller than this is behind, and is not painted over
+MAX_COVERED = 0.5  # a person of whose CORE landmarks more lie behind others is hidden
+COVERED_VISIBILITY = 0.1  # of landmarks behind others
 
 # Distances are in units of the side of a person's crop, which is about 1.25 body heights.
 MAX_STEP = 0.25  # a person moves less from one frame to the next
@@ -41,7 +46,6 @@ GAP_BASE, GAP_SPEED, GAP_MAX = 0.4, 0.03, 1.5  # a lost person is found in a cir
 GAP_GROWTH = 1.7  # and may have changed in size by this factor
 GAP_COAST = 10  # frames for which its last velocity is trusted
 SLIDE_FRAMES, PACE_FRAMES = 5, 15  # a track slides onto another person so fast; before, its pace was its own
-PAINT_MARGIN = 0.06  # width of the brush that paints over people already followed
 SEARCH_EVERY, SEARCH_FRAMES = 3, 30  # the detector looks where a person was lost so often, for so many frames
 LOOK_CYCLE = 45  # frames within which every region is searched for newcomers
 RECENT_BYTES = 2**28  # of the frames kept to follow newcomers back; at least one look's worth is kept
@@ -93,7 +97,9 @@ class _Observation:
     landmarks: np.ndarray  # (33, 4) float32: x, y, visibility, presence
     world: np.ndarray  # (33, 3) float32
     next_roi: Roi
+    covered: float  # part of the CORE landmarks that lie behind others
     colours: np.ndarray | None  # histogram of the torso; kept for a person's latest observation only
+    shape: tuple[Roi, np.ndarray] | None  # crop, and bool (S, S) where in it; kept for LOOK_CYCLE frames
 
 
 @dataclass(eq=False)
@@ -120,6 +126,8 @@ class _Person:
         if self.colours is None:
             self.colours = seen.colours
         self.observations[index], self.last = seen, index
+        if index - LOOK_CYCLE in self.observations:
+            self.observations[index - LOOK_CYCLE].shape = None
 
     def learn_colours(self, seen: _Observation) -> None:
         if self.colours is not None and seen.colours is not None:
@@ -178,14 +186,18 @@ class _Tracker:
     def step(self, rgb: np.ndarray) -> None:
         """Take the next frame."""
         self.size = (rgb.shape[1], rgb.shape[0])
-        for person in self.active:
+        for person in sorted(self.active, key=lambda p: p.observations[p.last].covered):  # front first
             self._follow(person, rgb)
         self._drop_duplicates()
+        for person in [person for person in self.people if self._is_missed(person)]:
+            self._look_again(person, rgb)
         self.people = [person for person in self.people if self._is_kept(person)]
         regions = self._regions_to_search()
         if regions:
-            others = self._hide_known(rgb)
-            self._admit(rgb, [d for region in regions for d in self.detector.detect(others, region)])
+            cover = self._cover(np.array([0, 0, *self.size]), self.index)
+            shown = paint_over(rgb, cover)
+            found = [detection for region in regions for detection in self.detector.detect(shown, region)]
+            self._admit(rgb, found, cover)
         self._remember(rgb)
         self.index += 1
 
@@ -214,45 +226,82 @@ class _Tracker:
     # ---- following ---------------------------------------------------------------------------------------
 
     def _follow(self, person: _Person, rgb: np.ndarray) -> None:
-        seen = self._observe(rgb, person.roi, self.keep_confidence)
+        box = landmark_box(person.observations[person.last].landmarks)
+        cover = self._cover(box, self.index, person)
+        seen = self._observe(rgb, person.roi, self.keep_confidence, cover)
+        if seen is None and cover is not None:
+            seen = self._observe_in_front(person, rgb)
         if seen is None:
             person.lose(self.index)
             return
         person.add(self.index, seen)
         unlike = _similarity(person.colours, seen.colours) < SLID_SIMILARITY
-        person.unlike = person.unlike + 1 if unlike and not self._is_covered(person) else 0
+        person.unlike = person.unlike + 1 if unlike else 0
         if person.unlike >= UNLIKE_FRAMES:  # slid onto somebody else
             person.lose(self.index + 1 - UNLIKE_FRAMES)
         elif not unlike and not self._is_crowded(person):
             person.learn_colours(seen)
 
-    def _observe(self, rgb: np.ndarray, roi: Roi, min_confidence: float) -> _Observation | None:
-        """Landmarks in a crop; None if it shows nobody, or somebody who cannot be the one it was made for."""
-        found = self.detector.landmarks(rgb, roi)
+    def _observe_in_front(self, person: _Person, rgb: np.ndarray) -> _Observation | None:
+        """Read a person as if in front of all others; None unless the clothes are clearly this person's."""
+        seen = self._observe(rgb, person.roi, self.keep_confidence)
+        if seen is None or seen.colours is None:
+            return None
+        near = [other for other in self.active if other is not person and self._is_near(person, other)]
+        rivals = [_similarity(other.colours, seen.colours) for other in near]
+        own = _similarity(person.colours, seen.colours)
+        return seen if own > max(rivals, default=1.0) + TELL_APART else None
+
+    def _observe(
+        self, rgb: np.ndarray, roi: Roi, min_confidence: float, cover: np.ndarray | None = None
+    ) -> _Observation | None:
+        """Landmarks in a crop; None if it shows nobody, or somebody who cannot be the one it was made for.
+
+        cover  (H, W) bool: where other people are seen. They are painted over, so that they are not read.
+        """
+        found = self.detector.landmarks(paint_over(rgb, cover), roi)
         step = np.linalg.norm(found.next_roi.center - roi.center) / roi.size
         growth = max(found.next_roi.size, 1e-6) / roi.size
         if found.confidence < min_confidence or step > MAX_STEP or not 1 / MAX_GROWTH < growth < MAX_GROWTH:
             return None
         if not _is_inside(found, self.size):
             return None
-        values = np.column_stack([found.xy, found.visibility, found.presence]).astype(np.float32)  # (33, 4)
-        colours = _torso_colours(rgb, found.xy)
-        return _Observation(values, found.world.astype(np.float32), found.next_roi, colours)
+        covered = are_covered(found.xy, cover)  # (33,)
+        if covered[CORE].mean() > MAX_COVERED:
+            return None
+        visibility = np.where(covered, np.minimum(found.visibility, COVERED_VISIBILITY), found.visibility)
+        return _Observation(
+            landmarks=np.column_stack([found.xy, visibility, found.presence]).astype(np.float32),  # (33, 4)
+            world=found.world.astype(np.float32),
+            next_roi=found.next_roi,
+            covered=float(covered[CORE].mean()),
+            colours=torso_colours(found.xy[TORSO], rgb, cover),
+            shape=(found.roi, found.silhouette),
+        )
+
+    def _cover(self, box: np.ndarray, index: int, person: _Person | None = None) -> np.ndarray | None:
+        """Where others than `person` are seen at frame `index`; None if none meets the box (4,).
+
+        Who is followed and not yet read in the present frame is taken to be where the last one shows them.
+        """
+        shapes = []
+        for other in self.people:
+            seen = other.observations.get(other.last if other.active and index == self.index else index)
+            if other is person or seen is None or seen.shape is None:
+                continue
+            is_behind = person is not None and seen.next_roi.size < FARTHER * person.roi.size
+            if not is_behind and _meet(box, landmark_box(seen.landmarks)):
+                shapes.append(seen.shape)
+        return cover_of(shapes, self.size)
 
     def _is_crowded(self, person: _Person) -> bool:
         """Somebody else, seen or hidden, is so near that the torso colours may be theirs."""
         others = (p for p in self.people if p is not person and self.index - p.last <= self.max_gap)
-        return any(
-            np.linalg.norm(other.expected_center(self.index) - person.roi.center)
-            < 0.3 * max(other.roi.size, person.roi.size)
-            for other in others
-        )
+        return any(self._is_near(person, other) for other in others)
 
-    def _is_covered(self, person: _Person) -> bool:
-        """The box of somebody else who is followed reaches over this torso: the colours may be theirs."""
-        low, high = _torso_box(person.observations[self.index])
-        boxes = (landmark_box(p.observations[p.last].landmarks) for p in self.active if p is not person)
-        return any(((box[:2] < high) & (box[2:] > low)).all() for box in boxes)
+    def _is_near(self, person: _Person, other: _Person) -> bool:
+        distance = np.linalg.norm(other.expected_center(self.index) - person.roi.center)
+        return bool(distance < 0.3 * max(other.roi.size, person.roi.size))
 
     def _drop_duplicates(self) -> None:
         """Where two tracks have come together on one person, end the one that does not belong there."""
@@ -296,42 +345,56 @@ class _Tracker:
             return []
         return [_clip_square(p.expected_center(self.index), p.roi.size, width, height) for p in lost]
 
-    def _hide_known(self, rgb: np.ndarray) -> np.ndarray:
-        """The frame with those already followed painted over: the detector prefers them to who is beside."""
-        if not self.active:
-            return rgb
-        painted = rgb.copy()
-        for person in self.active:
-            points = person.observations[self.index].landmarks[HEAD_AND_TORSO, :2]
-            hull = cv2.convexHull(points.round().astype(np.int32))
-            cv2.fillConvexPoly(painted, hull, PAINT)
-            cv2.polylines(painted, [hull], True, PAINT, max(1, round(PAINT_MARGIN * person.roi.size)))
-        return painted
+    def _is_missed(self, person: _Person) -> bool:
+        """Lost a short while ago, maybe behind somebody who is followed."""
+        return not person.active and 0 < self.index - person.last <= SEARCH_FRAMES and person.last >= 0
 
-    def _admit(self, rgb: np.ndarray, detections: list[Detection]) -> None:
+    def _look_again(self, person: _Person, rgb: np.ndarray) -> None:
+        """Read a lost person where it is expected, others painted over."""
+        if len(self.active) >= self.max_people:
+            return
+        roi = Roi(person.expected_center(self.index), person.roi.size, person.roi.rotation)
+        cover = self._cover(roi.box, self.index)
+        seen = None if cover is None else self._observe_twice(rgb, roi, cover)
+        if seen is None or _similarity(person.colours, seen.colours) < SLID_SIMILARITY:
+            return
+        growth = seen.next_roi.size / person.roi.size
+        is_whole = 1 / MAX_GROWTH < growth < MAX_GROWTH and _torso_length(seen) > TORSO_LENGTH
+        if is_whole and not self._is_second_reading(seen, person, self.index):
+            self._resume(person, seen)
+
+    def _observe_twice(self, rgb: np.ndarray, roi: Roi, cover: np.ndarray | None) -> _Observation | None:
+        """Who is to be followed from now on; what is no person does not stay in place at a second look."""
+        seen = self._observe(rgb, roi, self.start_confidence, cover)
+        return seen and self._observe(rgb, seen.next_roi, self.start_confidence, cover)
+
+    def _resume(self, person: _Person, seen: _Observation) -> None:
+        since = person.last if person.observations else -1
+        person.active, person.velocity = True, np.zeros(2)
+        person.add(self.index, seen)
+        self._follow_back(person, seen, since)
+
+    def _admit(self, rgb: np.ndarray, detections: list[Detection], cover: np.ndarray | None) -> None:
         """Detections become people: lost ones found again, or new ones."""
-        for seen in sorted(self._newcomers(rgb, detections), key=lambda seen: -seen.next_roi.size):
+        for seen in sorted(self._newcomers(rgb, detections, cover), key=lambda seen: -seen.next_roi.size):
             person = self._best_lost(seen)
             if person is None and len(self.active) >= self.max_people:
                 continue
             if person is None:
                 person = _Person()
                 self.people.append(person)
-            since = person.last if person.observations else -1
-            person.active, person.velocity = True, np.zeros(2)
-            person.add(self.index, seen)
-            self._follow_back(person, seen, since)
+            self._resume(person, seen)
 
-    def _newcomers(self, rgb: np.ndarray, detections: list[Detection]) -> list[_Observation]:
+    def _newcomers(
+        self, rgb: np.ndarray, detections: list[Detection], cover: np.ndarray | None
+    ) -> list[_Observation]:
         """Observations of people whom no track follows, each person once."""
         rois = [person.roi for person in self.active]
         found: list[_Observation] = []
         for detection in sorted(detections, key=lambda d: -d.score):
             if any(_near(detection.roi, roi) for roi in rois):
                 continue
-            seen = self._observe(rgb, detection.roi, self.start_confidence)
-            # a second look from where the first one ends: what is no person does not stay in place
-            seen = seen and self._observe(rgb, seen.next_roi, self.start_confidence)
+            seen = self._observe_twice(rgb, detection.roi, cover)
             rois.append(detection.roi)
             if seen is None or _torso_length(seen) < TORSO_LENGTH:
                 continue
@@ -378,7 +441,8 @@ class _Tracker:
             index = self.index - back
             if index <= since:
                 return
-            earlier = self._observe(rgb, seen.next_roi, self.start_confidence)
+            cover = self._cover(landmark_box(seen.landmarks), index, person)
+            earlier = self._observe(rgb, seen.next_roi, self.start_confidence, cover)
             if earlier is None or _similarity(person.colours, earlier.colours) < MIN_SIMILARITY:
                 return
             if self._is_second_reading(earlier, person, index):
@@ -428,19 +492,9 @@ def _is_inside(found: Landmarks, size: tuple[int, int]) -> bool:
     return bool(inside.mean() >= 0.25)
 
 
-def _torso_colours(rgb: np.ndarray, xy: np.ndarray) -> np.ndarray | None:
-    """Normalised histogram of the colours (CIE Lab) between shoulders and hips; None if out of view."""
-    corners = xy[TORSO].round().astype(int)
-    x0, y0 = np.maximum(corners.min(0), 0)
-    x1, y1 = np.minimum(corners.max(0) + 1, rgb.shape[1::-1])
-    if x1 - x0 < 3 or y1 - y0 < 3:
-        return None
-    patch = cv2.resize(rgb[y0:y1, x0:x1], (24, 24), interpolation=cv2.INTER_AREA)
-    lab = cv2.cvtColor(patch, cv2.COLOR_RGB2LAB)  # (24, 24, 3)
-    clipped = np.clip(lab, np.uint8((0, 88, 88)), np.uint8((255, 167, 167)))  # clothes are near grey: 128
-    histogram = cv2.calcHist([clipped], [0, 1, 2], None, [5, 8, 8], [0, 256, 88, 168, 88, 168])  # (5, 8, 8)
-    smooth = cv2.blur(histogram.reshape(5, 64), (1, 3), borderType=cv2.BORDER_REPLICATE).ravel()
-    return smooth / smooth.sum()
+def _meet(a: np.ndarray, b: np.ndarray) -> bool:
+    """Two boxes (4,) overlap."""
+    return bool((a[:2] < b[2:]).all() and (b[:2] < a[2:]).all())
 
 
 def _similarity(a: np.ndarray | None, b: np.ndarray | None) -> float:

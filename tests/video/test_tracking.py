@@ -4,6 +4,7 @@ it reads the person nearest to the crop's middle, whoever that is."""
 import gc
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from moro.errors import MoroError
 from moro.video import tracking
 from moro.video.blazepose import Detection, Landmarks, Roi, roi_from_points
+from moro.video.silhouettes import torso_colours
 from moro.video.tracking import _clip_square, _tiles, track_people
 from moro.video.tracks import Track, select_tracks
 
@@ -62,12 +64,19 @@ class FakePose:
         bodies = [b for c in range(len(COLOURS)) if (b := self._body(rgb, c)) is not None]
         near = [b for b in bodies if np.linalg.norm(b - roi.center) < 0.4 * roi.size]
         body = min(near, key=lambda b: np.linalg.norm(b - roi.center)) if near else roi.center
+        colour = rgb[tuple(np.clip(body.astype(int), 0, (WIDTH - 1, HEIGHT - 1))[::-1])]
+        shape = (rgb == colour).all(axis=2) & bool(near)
+        warp = roi.corners_matrix(64)
+        silhouette = cv2.warpAffine(
+            shape.astype(np.uint8), warp, (64, 64), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+        )
         world = np.zeros((33, 3))
         world[:, :2] = TEMPLATE * 1.7
         ones = np.ones(33)
         next_roi = roi_from_points(body, body + (0, -PERSON_H / 2))
         xy = TEMPLATE * PERSON_H + body
-        return Landmarks(xy, ones * 0.9, ones * 0.9, world, 0.95 if near else 0.05, roi, next_roi)
+        confidence = 0.95 if near else 0.05
+        return Landmarks(xy, ones * 0.9, ones * 0.9, world, confidence, roi, next_roi, silhouette > 0)
 
     @staticmethod
     def _body(rgb: np.ndarray, colour: int) -> np.ndarray | None:
@@ -130,6 +139,34 @@ def test_crossing_people_keep_their_identity() -> None:
         assert error.max() < PERSON_W and (error > 12).sum() <= 3
 
 
+class InFront(FakePose):
+    """Reads the person in the crop of whom most shows, as BlazePose does, not the one in the middle."""
+
+    def landmarks(self, rgb: np.ndarray, roi: Roi) -> Landmarks:
+        def shown(colour: int) -> tuple[int, float]:
+            body = self._body(rgb, colour)
+            distance = np.inf if body is None else float(np.linalg.norm(body - roi.center))
+            near = distance < 0.4 * roi.size
+            return int((rgb[:, :, 0] == COLOURS[colour, 0]).sum()) * near, -distance
+
+        body = self._body(rgb, best) if shown(best := max(range(len(COLOURS)), key=shown))[0] else None
+        return super().landmarks(rgb, roi if body is None else Roi(body, roi.size))
+
+
+@pytest.mark.parametrize("stop", [166, 0])  # she stays in front of half of him, or walks past
+def test_who_is_behind_another_does_not_get_the_others_landmarks(stop: int) -> None:
+    def scene(i: int) -> list[Place]:
+        return [(1, 150, 90), (0, max(stop, 264 - 3 * i), 90)]
+
+    tracks = track_people((draw(scene(i)) for i in range(80)), InFront())
+    blue, red = matching(tracks, scene, 1), matching(tracks, scene, 0)
+    assert blue is not red and red.seen.all()
+    assert np.abs(middles(blue)[blue.seen, 0] - 150).max() <= 12
+    hidden = [not stop and abs(scene(i)[1][1] - 150) < 18 for i in range(80)]
+    assert (blue.seen | hidden).mean() > 0.9 and blue.seen[-10:].all()
+    assert blue.landmarks[-1, 12, 2] > 0.5 and (blue.landmarks[-1, 11, 2] < 0.2) == bool(stop)
+
+
 def test_person_behind_a_wall_is_one_track_with_a_gap() -> None:
     def scene(i: int) -> list[Place]:
         return [(0, 30 + 3 * i, 90)]
@@ -178,13 +215,13 @@ def test_newcomer_is_followed_back_to_its_entrance() -> None:
 
 def test_two_tracks_on_one_person_become_one() -> None:
     class Confused(FakePose):
-        """From frame 40 on reads the red person wherever it is asked to look."""
+        """From frame 40 on reads the red person wherever it is asked to look; has no silhouettes."""
 
         def landmarks(self, rgb: np.ndarray, roi: Roi) -> Landmarks:
             red = self._body(rgb, 0)
-            if rgb[0, 0, 0] == 1 and red is not None:
-                return super().landmarks(rgb, Roi(red, roi.size))
-            return super().landmarks(rgb, roi)
+            confused = rgb[0, 0, 0] == 1 and red is not None
+            found = super().landmarks(rgb, Roi(red, roi.size) if confused else roi)
+            return replace(found, silhouette=np.zeros((64, 64), bool))
 
     def frames() -> Iterator[np.ndarray]:
         for i in range(80):
@@ -270,7 +307,7 @@ def test_colour_histogram() -> None:
     lab = np.clip(lab, [low for low, _ in limits], [high - 1 for _, high in limits])
     plain = np.histogramdd(lab, bins=(5, 8, 8), range=limits)[0].reshape(5, 64)
     plain = cv2.blur(plain, (1, 3), borderType=cv2.BORDER_REPLICATE).ravel()
-    np.testing.assert_allclose(tracking._torso_colours(patch, xy), plain / plain.sum(), atol=1e-6)
+    np.testing.assert_allclose(torso_colours(xy[tracking.TORSO], patch), plain / plain.sum(), atol=1e-6)
 
 
 def test_memory_stays_flat_and_detector_rests(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,7 +130,7 @@ class _Reader:
     def landmarks(self, rgb: np.ndarray, roi: Roi) -> Landmarks:
         ones, xy = np.ones(33), np.tile(roi.center, (33, 1))
         confidence = 0.9 if roi.center[0] < 100 else 0.1
-        return Landmarks(xy, ones, ones, np.zeros((33, 3)), confidence, roi, roi)
+        return Landmarks(xy, ones, ones, np.zeros((33, 3)), confidence, roi, roi, np.zeros((64, 64), bool))
 
 
 def test_yolo_tracks(monkeypatch: pytest.MonkeyPatch) -> None:
