@@ -11,9 +11,9 @@ LARGE = 2**22  # bytes
 def give_back() -> None:
     """Hand freed memory over to the system, and from now on large arrays as soon as they are freed.
 
-    The C library keeps it for later, in pieces that the next large array may not fit into, and does so with ever
-    larger arrays: what a long video needs then depends on luck. Does nothing where that library is not glibc
-    (macOS, Windows, Alpine).
+    The C library keeps it for later, in pieces that the next large array may not fit into, and does so with
+    ever larger arrays: what a long video needs then depends on luck. Does nothing where that library is not
+    glibc (macOS, Windows, Alpine).
     """
     library = _glibc()
     if library is not None:
