@@ -126,8 +126,6 @@ class _Person:
         if self.colours is None:
             self.colours = seen.colours
         self.observations[index], self.last = seen, index
-        if index - LOOK_CYCLE in self.observations:
-            self.observations[index - LOOK_CYCLE].shape = None
 
     def learn_colours(self, seen: _Observation) -> None:
         if self.colours is not None and seen.colours is not None:
@@ -217,11 +215,15 @@ class _Tracker:
         return person.active or len(person.observations) >= (self.min_frames if is_gone else SAME_FRAMES)
 
     def _remember(self, rgb: np.ndarray) -> None:
-        """Keep the frame for those who are found later."""
+        """Keep the frame for those who are found later, and silhouettes for as long."""
         self.recent.append(rgb)
         frames = min(LOOK_CYCLE, max(self.detect_every, RECENT_BYTES // rgb.nbytes))
         while len(self.recent) > frames:
             self.recent.popleft()
+        for person in self.people:
+            old = person.observations.get(self.index - LOOK_CYCLE)
+            if old is not None:
+                old.shape = None
 
     # ---- following ---------------------------------------------------------------------------------------
 

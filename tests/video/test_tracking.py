@@ -298,6 +298,16 @@ def test_what_is_kept_of_a_person(monkeypatch: pytest.MonkeyPatch) -> None:
     assert person.last == 49 and max(person.observations) == 49
 
 
+def test_silhouettes_are_kept_as_long_as_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    people: list[tracking._Person] = []
+    monkeypatch.setattr(tracking, "_is_human", lambda person: not people.append(person))
+    scenes = ([(0, 40 + i, 90)] + [(2, 240, 90)] * (i < 20) for i in range(80))  # the second one leaves
+    assert len(track_people((draw(scene) for scene in scenes), FakePose())) == 2
+    first = 80 - tracking.LOOK_CYCLE
+    kept = [sorted(i for i, seen in p.observations.items() if seen.shape is not None) for p in people]
+    assert sorted(kept) == [[], list(range(first, 80))]
+
+
 def test_colour_histogram() -> None:
     patch = np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8)
     xy = np.zeros((33, 2))
