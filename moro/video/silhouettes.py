@@ -34,10 +34,13 @@ def paint_over(rgb: np.ndarray, cover: np.ndarray | None) -> np.ndarray:
 
 def are_covered(xy: np.ndarray, cover: np.ndarray | None) -> np.ndarray:
     """(n,) bool: which of the points (n, 2), in pixels of the frame, lie in the cover."""
+    covered = np.zeros(len(xy), bool)
     if cover is None:
-        return np.zeros(len(xy), bool)
-    column, row = np.clip(xy.astype(int), 0, (cover.shape[1] - 1, cover.shape[0] - 1)).T
-    return cover[row, column]
+        return covered
+    inside = ((xy >= 0) & (xy < cover.shape[::-1])).all(axis=1)
+    column, row = xy[inside].astype(int).T
+    covered[inside] = cover[row, column]
+    return covered
 
 
 def torso_colours(corners: np.ndarray, rgb: np.ndarray, cover: np.ndarray | None = None) -> np.ndarray | None:

@@ -215,7 +215,7 @@ class _Tracker:
         return person.active or len(person.observations) >= (self.min_frames if is_gone else SAME_FRAMES)
 
     def _remember(self, rgb: np.ndarray) -> None:
-        """Keep the frame for those who are found later, and silhouettes for as long."""
+        """Keep the frame for those who are found later, and silhouettes of as many frames as may be kept."""
         self.recent.append(rgb)
         frames = min(LOOK_CYCLE, max(self.detect_every, RECENT_BYTES // rgb.nbytes))
         while len(self.recent) > frames:
@@ -247,7 +247,7 @@ class _Tracker:
     def _observe_in_front(self, person: _Person, rgb: np.ndarray) -> _Observation | None:
         """Read a person as if in front of all others; None unless the clothes are clearly this person's."""
         seen = self._observe(rgb, person.roi, self.keep_confidence)
-        if seen is None or seen.colours is None:
+        if seen is None or seen.colours is None or person.colours is None:
             return None
         near = [other for other in self.active if other is not person and self._is_near(person, other)]
         rivals = [_similarity(other.colours, seen.colours) for other in near]
@@ -356,7 +356,7 @@ class _Tracker:
         if len(self.active) >= self.max_people:
             return
         roi = Roi(person.expected_center(self.index), person.roi.size, person.roi.rotation)
-        cover = self._cover(roi.box, self.index)
+        cover = self._cover(roi.box, self.index, person)
         seen = None if cover is None else self._observe_twice(rgb, roi, cover)
         if seen is None or _similarity(person.colours, seen.colours) < SLID_SIMILARITY:
             return

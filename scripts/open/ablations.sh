@@ -11,7 +11,7 @@ cd "$(dirname "$0")/../.."
 
 TAG=${1:?usage: scripts/open/ablations.sh <tag of a finished train_all.sh>}
 PYTHON=${PYTHON:-python}
-BACKBONE_STEPS=${BACKBONE_STEPS:-1500} VIDEO_STEPS=${VIDEO_STEPS:-150}
+BACKBONE_STEPS=${BACKBONE_STEPS:-1500} VIDEO_STEPS=${VIDEO_STEPS:-150} VIDEO_RATE=${VIDEO_RATE:-3e-4} # few steps: a high rate
 RUN=exp/mask_transformer/MIMO-keypoints-$TAG
 COMMON="preset=open tag=$TAG trainer.enable_progress_bar=false model.backbone.weights=backbone_pretrain
   model.vqvae.model_path=exp/mesh_vqvae/mesh-vqvae-open-$TAG/tokenizer.safetensors"
@@ -37,9 +37,9 @@ backbone no_detector_noise dataset.detector_noise=false &
 pid=$!
 backbone no_neighbours "model.backbone.neighbours=[]"
 wait $pid
-ablate video_train 2 $VIDEO_STEPS short
-ablate video_train 2 $VIDEO_STEPS no_motion_prior model.dst_former.motion_drop=true
-ablate video_train 2 $VIDEO_STEPS no_masking_pretraining model.motion_ckpt=null model.dst_former.freeze_motion=false
+ablate video_train 2 $VIDEO_STEPS short optim.lr=$VIDEO_RATE
+ablate video_train 2 $VIDEO_STEPS no_motion_prior optim.lr=$VIDEO_RATE model.dst_former.motion_drop=true
+ablate video_train 2 $VIDEO_STEPS no_masking_pretraining optim.lr=$VIDEO_RATE model.motion_ckpt=null model.dst_former.freeze_motion=false
 
 $PYTHON - "$RUN" <<'PYTHON'
 import csv, sys

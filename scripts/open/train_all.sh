@@ -41,9 +41,10 @@ run "$TOKENIZER" 2 train_mesh_vqvae.py $COMMON
 
 OMP_NUM_THREADS=2 $PYTHON scripts/open/cache_motion.py $STAGE
 
-{ stage backbone_pretrain 1 && stage image_pretrain 1 && stage video_pretrain 1; } &
+{ stage backbone_pretrain 1; stage image_pretrain 1; stage video_pretrain 1; } & # no &&: it would switch `set -e` off in them
 pid=$!
-stage pose_pretrain 1 && stage motion_pretrain 1
+stage pose_pretrain 1
+stage motion_pretrain 1
 wait $pid
 stage video_train 2
 
@@ -52,8 +53,7 @@ convert() { # <stage> <name of the file> [options ...]
 }
 convert video_pretrain video_pretrain
 convert video_train video_train
-# Stage 5 sees few clips: it learns contacts and forgets poses; weights between its start and its end trade the two
-# (docs/experiments.md).
+# Weights between the start and the end of stage 5 are a little better than either (docs/experiments.md).
 run "$RUN/video_train_start" 1 train_mask_transformer.py option=video_train subtag=start $STAGE trainer.max_steps=1 \
   optim.lr=0 trainer.limit_val_batches=0
 convert video_train_start video_train_start
