@@ -25,7 +25,7 @@ def rows(options: Options) -> list[Row]:
     return [
         Row(
             f"data.egobody-{frames}", "training item of EgoBody", f"{frames} frames, 1920x1080",
-            partial(item, world, frames), Target(speedup=3), files=partial(write_world, world, frames),
+            partial(item, world, frames), Target(), files=partial(write_world, world, frames),
             units=frames, tolerance=GREY_LEVEL / LARGEST,
         )
     ]  # fmt: skip
