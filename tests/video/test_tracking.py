@@ -167,6 +167,39 @@ def test_who_is_behind_another_does_not_get_the_others_landmarks(stop: int) -> N
     assert blue.landmarks[-1, 12, 2] > 0.5 and (blue.landmarks[-1, 11, 2] < 0.2) == bool(stop)
 
 
+def followed(
+    tracker: tracking._Tracker, x: float, size: float, colours: np.ndarray | None
+) -> tracking._Person:
+    """A person of the tracker, seen at frame 0 as a square silhouette."""
+    roi = Roi(np.array([x, 90.0]), size)
+    landmarks = np.column_stack([TEMPLATE * size / 1.25 + roi.center, np.ones((33, 2))]).astype(np.float32)
+    shape = roi, np.ones((64, 64), bool)
+    person = tracking._Person(colours=colours)
+    person.add(0, tracking._Observation(landmarks, np.zeros((33, 3), np.float32), roi, 0.0, colours, shape))
+    tracker.people.append(person)
+    return person
+
+
+@pytest.mark.parametrize(("size", "is_painted"), [(120.0, True), (100.0, True), (60.0, False)])
+def test_who_is_much_farther_is_not_painted_over(size: float, is_painted: bool) -> None:
+    tracker = tracking._Tracker(FakePose(), 8, 10, 0.7, 0.4, 90, 10)
+    tracker.size, tracker.index = (WIDTH, HEIGHT), 1
+    person, _other = followed(tracker, 150, 110, None), followed(tracker, 180, size, None)
+    box = tracking.landmark_box(person.observations[0].landmarks)
+    assert (tracker._cover(box, 1, person) is not None) == is_painted
+    assert tracker._cover(np.array([0.0, 0.0, 20.0, 20.0]), 1, person) is None  # none meets that box
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_only_known_clothes_put_somebody_in_front(is_known: bool) -> None:
+    frame = draw([(0, 150, 90), (1, 250, 90)])
+    tracker = tracking._Tracker(FakePose(), 8, 10, 0.7, 0.4, 90, 10)
+    tracker.size, tracker.index = (WIDTH, HEIGHT), 1
+    red, blue = (torso_colours(np.array([(x - 8, 70.0), (x + 8, 90.0)]), frame) for x in (150, 250))
+    person, _other = followed(tracker, 150, 112, red if is_known else None), followed(tracker, 160, 112, blue)
+    assert (tracker._observe_in_front(person, frame) is not None) == is_known
+
+
 def test_person_behind_a_wall_is_one_track_with_a_gap() -> None:
     def scene(i: int) -> list[Place]:
         return [(0, 30 + 3 * i, 90)]
