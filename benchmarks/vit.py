@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from benchmarks.harness import Options, Row, Run, Target
 from models.backbones import build_backbone
@@ -116,7 +117,7 @@ def windows(quick: bool, variant: str) -> Run:
     def run() -> dict[str, Tensor]:
         if variant == "plain":
             for window in data.windows:
-                system.backbone(collate([data.images(0, slice(window.start, window.stop))]))
+                system.backbone(default_collate([data.images(0, slice(window.start, window.stop))]))
             return {}
         tokens = FrameTokens(system.backbone, data, torch.device("cpu"))
         for index, window in enumerate(data.windows):
