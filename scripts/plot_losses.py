@@ -74,8 +74,10 @@ def plot(runs: Iterable[Path], out: Path, pattern: str, hours: bool = False) -> 
     logs = {}
     for run in runs:
         log = read_log(find_log(run))
-        logs[run.name if run.is_dir() else run.parent.name] = over_hours(log, run) if hours else log
-    panels = sorted({panel_of(name) for log in logs.values() for name in log if re.search(pattern, name)})
+        log = over_hours(log, run) if hours else log
+        wanted = {name: curve for name, curve in log.items() if re.search(pattern, name)}
+        logs[run.name if run.is_dir() else run.parent.name] = wanted
+    panels = sorted({panel_of(name) for log in logs.values() for name in log})
     if not panels:
         raise MoroError(f"no logged quantity matches '{pattern}'")
     columns = min(4, len(panels))
@@ -84,7 +86,7 @@ def plot(runs: Iterable[Path], out: Path, pattern: str, hours: bool = False) -> 
     for axis, panel in zip(axes.flat, panels):
         for run, log in logs.items():
             for name, (steps, values) in log.items():
-                if panel_of(name) == panel and re.search(pattern, name):
+                if panel_of(name) == panel:
                     style = "-" if name.startswith("train") else "o-"
                     label = name if len(logs) == 1 else f"{run}: {name}"
                     axis.plot(steps, values, style, label=label, markersize=3)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="a bash script")
 SCRIPT = Path(__file__).parents[1] / "scripts/open/train_all.sh"
 STAGES = ("backbone_pretrain", "image_pretrain", "video_pretrain", "pose_pretrain", "motion_pretrain")
 # stands for python: notes its arguments, and fails where it is told to
@@ -35,7 +36,6 @@ def train(place: Path, fail: str) -> tuple[int, set[str], str]:
     return code, {run.parent.name for run in runs}, (place / "calls.txt").read_text()
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="a bash script")
 @pytest.mark.parametrize("failing", STAGES)
 def test_a_stage_that_fails_ends_its_chain(place: Path, failing: str) -> None:
     code, finished, calls = train(place, failing)
@@ -48,7 +48,6 @@ def test_a_stage_that_fails_ends_its_chain(place: Path, failing: str) -> None:
     assert calls.count(f"option={failing} ") == 2 and calls.count("option=video_train ") == 2
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="a bash script")
 def test_finished_stages_are_not_repeated(place: Path) -> None:
     train(place, "nothing")
     before = (place / "calls.txt").read_text()

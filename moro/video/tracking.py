@@ -187,7 +187,7 @@ class _Tracker:
         for person in sorted(self.active, key=lambda p: p.observations[p.last].covered):  # front first
             self._follow(person, rgb)
         self._drop_duplicates()
-        for person in [person for person in self.people if self._is_missed(person)]:
+        for person in filter(self._is_missed, self.people):
             self._look_again(person, rgb)
         self.people = [person for person in self.people if self._is_kept(person)]
         regions = self._regions_to_search()
@@ -333,7 +333,7 @@ class _Tracker:
             return []
         coarse = [(0, 0, width, height), *_tiles(width, height, min(width, height))]
         fine = _tiles(width, height, max(width, height) // 2)
-        lost = [p for p in self.people if not p.active and self.index - p.last <= SEARCH_FRAMES]
+        lost = [person for person in self.people if self._is_missed(person)]
         if active and not lost:
             regions = coarse + fine
             look, rest = divmod(self.index, max(1, LOOK_CYCLE // len(regions)))

@@ -11,16 +11,18 @@ from moro import memory
 
 STATUS = Path("/proc/self/statm")
 ROOT = Path(__file__).parents[2]
+needs_glibc = pytest.mark.skipif(
+    memory._glibc() is None or not STATUS.exists(),
+    reason="memory is given back by glibc, and read from /proc",
+)
 
 
 def resident() -> int:
     return int(STATUS.read_text().split()[1]) * 4096
 
 
-@pytest.mark.skipif(not STATUS.exists(), reason="resident memory is read from /proc")
+@needs_glibc
 def test_what_is_freed_between_what_is_kept_goes_back() -> None:
-    if memory._glibc() is None:
-        pytest.skip("the C library is not glibc")
     arrays = [np.ones(2**13) for _ in range(1000)]  # 64 KB each: in the heap, not mapped one by one
     kept, full = arrays[::100], resident()
     del arrays
@@ -42,10 +44,8 @@ print(full - resident())
 """
 
 
-@pytest.mark.skipif(not STATUS.exists(), reason="resident memory is read from /proc")
+@needs_glibc
 def test_large_arrays_go_back_when_freed() -> None:
-    if memory._glibc() is None:
-        pytest.skip("the C library is not glibc")
     found = []
     for call in ("memory.give_back()", ""):
         command = [sys.executable, "-c", LARGE_ARRAYS.format(call=call)]
