@@ -49,7 +49,7 @@ def train(cfg: DictConfig, paths: RunPaths, data: MotionDataModule) -> None:
     if cfg.model.task == "backbone":
         if cfg.trainer.strategy == "fsdp":
             raise MoroError("trainer.strategy=fsdp has nothing to spread in backbone_pretrain; leave it out")
-        fit(cfg, paths, build_lifting(cfg), data, checkpoint)
+        fit(cfg, paths, build_lifting(cfg, checkpoint if cfg.resume_weights_only else None), data, checkpoint)
         return
     system = build_system(cfg, initialise=not cfg.resume)
     if cfg.resume or cfg.resume_weights_only:

@@ -205,10 +205,17 @@ def build_system(cfg: DictConfig, initialise: bool = True) -> MoRoSystem:
     return system
 
 
-def build_lifting(cfg: DictConfig) -> LiftingSystem:
-    """The system of option=backbone_pretrain."""
+def build_lifting(cfg: DictConfig, checkpoint: str | Path | None = None) -> LiftingSystem:
+    """The system of option=backbone_pretrain, with the weights of an earlier run if a checkpoint is given.
+
+    Raises MoroError if it is missing or does not fit.
+    """
     codebook = load_mesh_vqvae(cfg.model.vqvae.model_path, cfg.model.vqvae).get_codebook()
-    return LiftingSystem(cfg, build_backbone(cfg.model.backbone), codebook)
+    system = LiftingSystem(cfg, build_backbone(cfg.model.backbone), codebook)
+    if checkpoint is not None:
+        _log.info("weights: %s", checkpoint)
+        load_strict(system, load_tensors(checkpoint)[0], str(checkpoint))
+    return system
 
 
 # -------------------------------------------------------------------------------------------------- weights

@@ -14,18 +14,29 @@ unseen, and is looked for at the expected place, painted likewise, until seen ag
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
 from moro.errors import MoroError
 from moro.video.blazepose import Detection, Landmarks, Roi
+from moro.video.people import (
+    CORE,
+    TORSO,
+    TORSO_LENGTH,
+    Observation,
+    Person,
+    colour_similarity,
+    is_human,
+    same_detection,
+    same_person,
+    shares_torso,
+    to_track,
+    torso_length,
+)
 from moro.video.silhouettes import are_covered, cover_of, paint_over, torso_colours
 from moro.video.tracks import Track, area_fraction, landmark_box
 
-CORE = [0, 11, 12, 23, 24, 25, 26]  # nose, shoulders, hips, knees: hands and feet tell people apart less well
-TORSO = [11, 12, 23, 24]
 FARTHER = 0.7  # somebody smaller than this is behind, and is not painted over
 MAX_COVERED = 0.5  # a person of whose CORE landmarks more lie behind others is hidden
 COVERED_VISIBILITY = 0.1  # of landmarks behind others
@@ -33,19 +44,12 @@ COVERED_VISIBILITY = 0.1  # of landmarks behind others
 # Distances are in units of the side of a person's crop, which is about 1.25 body heights.
 MAX_STEP = 0.25  # a person moves less from one frame to the next
 MAX_GROWTH = 1.4  # and its crop changes less in size
-SAME_DETECTION = 0.1  # detections whose hip centres are nearer show one person
-SAME_PERSON = 0.08  # landmarks of two tracks that agree this well are of one person
-SAME_FRAMES = 3  # for so many frames
-TORSO_SHARED = 0.3  # a newcomer whose torso lies more than this in that of somebody known is a second reading
-TORSO_LENGTH = 0.38  # metres; the 3D landmarks of what is no person (a leg, a chair) have a shorter one
+SAME_FRAMES = 3  # two tracks that agree for so many frames are of one person
 MIN_SIMILARITY = 0.4  # torso colours more unlike than this are of another person
 SLID_SIMILARITY, UNLIKE_FRAMES = 0.55, 4  # and so are those of a track that stays below this for some frames
 TELL_APART = 0.1  # of two people, the one whose colours fit so much better is meant
-LEARNING_RATE = 0.05  # of the torso colours
 GAP_BASE, GAP_SPEED, GAP_MAX = 0.4, 0.03, 1.5  # a lost person is found in a circle that grows with the gap
 GAP_GROWTH = 1.7  # and may have changed in size by this factor
-GAP_COAST = 10  # frames for which its last velocity is trusted
-SLIDE_FRAMES, PACE_FRAMES = 5, 15  # a track slides onto another person so fast; before, its pace was its own
 SEARCH_EVERY, SEARCH_FRAMES = 3, 30  # the detector looks where a person was lost so often, for so many frames
 LOOK_CYCLE = 45  # frames within which every region is searched for newcomers
 RECENT_BYTES = 2**28  # of the frames kept to follow newcomers back; at least one look's worth is kept
@@ -92,71 +96,6 @@ def track_people(
     return tracker.tracks(min_fraction)
 
 
-@dataclass
-class _Observation:
-    landmarks: np.ndarray  # (33, 4) float32: x, y, visibility, presence
-    world: np.ndarray  # (33, 3) float32
-    next_roi: Roi
-    covered: float  # part of the CORE landmarks that lie behind others
-    colours: np.ndarray | None  # histogram of the torso; kept for a person's latest observation only
-    shape: tuple[Roi, np.ndarray] | None  # crop, and bool (S, S) where in it; kept for LOOK_CYCLE frames
-
-
-@dataclass(eq=False)
-class _Person:
-    """A track in the making. `last` and `velocity` are of the latest frame in which the person was seen."""
-
-    observations: dict[int, _Observation] = field(default_factory=dict)
-    last: int = -1
-    active: bool = True
-    colours: np.ndarray | None = None
-    velocity: np.ndarray = field(default_factory=lambda: np.zeros(2))
-    unlike: int = 0  # frames in a row with other torso colours
-
-    @property
-    def roi(self) -> Roi:
-        return self.observations[self.last].next_roi
-
-    def add(self, index: int, seen: _Observation) -> None:
-        before = self.observations.get(index - 1)
-        if before is not None:
-            step = seen.next_roi.center - before.next_roi.center
-            self.velocity = 0.8 * self.velocity + 0.2 * step
-            before.colours = None
-        if self.colours is None:
-            self.colours = seen.colours
-        self.observations[index], self.last = seen, index
-
-    def learn_colours(self, seen: _Observation) -> None:
-        if self.colours is not None and seen.colours is not None:
-            self.colours = (1 - LEARNING_RATE) * self.colours + LEARNING_RATE * seen.colours
-
-    def lose(self, since: int) -> None:
-        """Stop following, and forget what was seen from frame `since` on."""
-        self.active, self.unlike = False, 0
-        for index in range(since, self.last + 1):
-            self.observations.pop(index, None)
-        while self.last >= 0 and self.last not in self.observations:
-            self.last -= 1
-
-    def expected_center(self, index: int) -> np.ndarray:
-        return self.roi.center + self.velocity * min(index - self.last, GAP_COAST)
-
-    def strangeness(self, since: int, index: int) -> float:
-        """How badly what is seen at `index` fits this person as it was before frame `since`: colours, path.
-
-        Infinite for one who has not been seen long before: the younger of two has to give way.
-        """
-        early, late = (self.observations.get(since - n) for n in (PACE_FRAMES, SLIDE_FRAMES))
-        if early is None or late is None:
-            return np.inf
-        pace = (late.next_roi.center - early.next_roi.center) / (PACE_FRAMES - SLIDE_FRAMES)
-        expected = late.next_roi.center + pace * (index - since + SLIDE_FRAMES)
-        seen = self.observations[index]
-        off = np.linalg.norm(seen.next_roi.center - expected) / seen.next_roi.size
-        return float(off + 1.0 - _similarity(self.colours, seen.colours))
-
-
 class _Tracker:
     def __init__(
         self,
@@ -171,14 +110,14 @@ class _Tracker:
         self.detector, self.max_people, self.detect_every = detector, max_people, max(1, detect_every)
         self.start_confidence, self.keep_confidence = start_confidence, keep_confidence
         self.max_gap, self.min_frames = max_gap, min_frames
-        self.people: list[_Person] = []  # oldest first
+        self.people: list[Person] = []  # oldest first
         self.close_frames: dict[tuple[int, int], int] = {}  # frames in a row two people agreed, by id()
         self.recent: deque[np.ndarray] = deque()
         self.index = 0
         self.size = (0, 0)  # width, height
 
     @property
-    def active(self) -> list[_Person]:
+    def active(self) -> list[Person]:
         return [person for person in self.people if person.active]
 
     def step(self, rgb: np.ndarray) -> None:
@@ -203,13 +142,13 @@ class _Tracker:
         if not self.index:
             raise MoroError("the video has no frame to track people in.")
         people = [person for person in self.people if len(person.observations) >= self.min_frames]
-        counted = [(len(person.observations), person) for person in people if _is_human(person)]
+        counted = [(len(person.observations), person) for person in people if is_human(person)]
         most = max((count for count, _ in counted), default=0)
         enough = min(int(min_fraction * self.index), most)  # tracks are as long as the video: not for all
-        tracks = [_to_track(person, self.index) for count, person in counted if count >= enough]
+        tracks = [to_track(person, self.index) for count, person in counted if count >= enough]
         return sorted(tracks, key=lambda track: -area_fraction(track, *self.size))
 
-    def _is_kept(self, person: _Person) -> bool:
+    def _is_kept(self, person: Person) -> bool:
         """Not so of a glimpse; of one who cannot come back, not either if too short for a track."""
         is_gone = self.index - person.last > self.max_gap
         return person.active or len(person.observations) >= (self.min_frames if is_gone else SAME_FRAMES)
@@ -227,7 +166,7 @@ class _Tracker:
 
     # ---- following ---------------------------------------------------------------------------------------
 
-    def _follow(self, person: _Person, rgb: np.ndarray) -> None:
+    def _follow(self, person: Person, rgb: np.ndarray) -> None:
         box = landmark_box(person.observations[person.last].landmarks)
         cover = self._cover(box, self.index, person)
         seen = self._observe(rgb, person.roi, self.keep_confidence, cover)
@@ -237,26 +176,26 @@ class _Tracker:
             person.lose(self.index)
             return
         person.add(self.index, seen)
-        unlike = _similarity(person.colours, seen.colours) < SLID_SIMILARITY
+        unlike = colour_similarity(person.colours, seen.colours) < SLID_SIMILARITY
         person.unlike = person.unlike + 1 if unlike else 0
         if person.unlike >= UNLIKE_FRAMES:  # slid onto somebody else
             person.lose(self.index + 1 - UNLIKE_FRAMES)
         elif not unlike and not self._is_crowded(person):
             person.learn_colours(seen)
 
-    def _observe_in_front(self, person: _Person, rgb: np.ndarray) -> _Observation | None:
+    def _observe_in_front(self, person: Person, rgb: np.ndarray) -> Observation | None:
         """Read a person as if in front of all others; None unless the clothes are clearly this person's."""
         seen = self._observe(rgb, person.roi, self.keep_confidence)
         if seen is None or seen.colours is None or person.colours is None:
             return None
         near = [other for other in self.active if other is not person and self._is_near(person, other)]
-        rivals = [_similarity(other.colours, seen.colours) for other in near]
-        own = _similarity(person.colours, seen.colours)
+        rivals = [colour_similarity(other.colours, seen.colours) for other in near]
+        own = colour_similarity(person.colours, seen.colours)
         return seen if own > max(rivals, default=1.0) + TELL_APART else None
 
     def _observe(
         self, rgb: np.ndarray, roi: Roi, min_confidence: float, cover: np.ndarray | None = None
-    ) -> _Observation | None:
+    ) -> Observation | None:
         """Landmarks in a crop; None if it shows nobody, or somebody who cannot be the one it was made for.
 
         cover  (H, W) bool: where other people are seen. They are painted over, so that they are not read.
@@ -272,7 +211,7 @@ class _Tracker:
         if covered[CORE].mean() > MAX_COVERED:
             return None
         visibility = np.where(covered, np.minimum(found.visibility, COVERED_VISIBILITY), found.visibility)
-        return _Observation(
+        return Observation(
             landmarks=np.column_stack([found.xy, visibility, found.presence]).astype(np.float32),  # (33, 4)
             world=found.world.astype(np.float32),
             next_roi=found.next_roi,
@@ -281,7 +220,7 @@ class _Tracker:
             shape=(found.roi, found.silhouette),
         )
 
-    def _cover(self, box: np.ndarray, index: int, person: _Person | None = None) -> np.ndarray | None:
+    def _cover(self, box: np.ndarray, index: int, person: Person | None = None) -> np.ndarray | None:
         """Where others than `person` are seen at frame `index`; None if none meets the box (4,).
 
         Who is followed and not yet read in the present frame is taken to be where the last one shows them.
@@ -296,12 +235,12 @@ class _Tracker:
                 shapes.append(seen.shape)
         return cover_of(shapes, self.size)
 
-    def _is_crowded(self, person: _Person) -> bool:
+    def _is_crowded(self, person: Person) -> bool:
         """Somebody else, seen or hidden, is so near that the torso colours may be theirs."""
         others = (p for p in self.people if p is not person and self.index - p.last <= self.max_gap)
         return any(self._is_near(person, other) for other in others)
 
-    def _is_near(self, person: _Person, other: _Person) -> bool:
+    def _is_near(self, person: Person, other: Person) -> bool:
         distance = np.linalg.norm(other.expected_center(self.index) - person.roi.center)
         return bool(distance < 0.3 * max(other.roi.size, person.roi.size))
 
@@ -313,7 +252,7 @@ class _Tracker:
                 pair = (id(older), id(younger))
                 if not (older.active and younger.active):
                     continue
-                if not _same_person(older.observations[self.index], younger.observations[self.index]):
+                if not same_person(older.observations[self.index], younger.observations[self.index]):
                     self.close_frames.pop(pair, None)
                     continue
                 count = self.close_frames[pair] = self.close_frames.get(pair, 0) + 1
@@ -347,30 +286,30 @@ class _Tracker:
             return []
         return [_clip_square(p.expected_center(self.index), p.roi.size, width, height) for p in lost]
 
-    def _is_missed(self, person: _Person) -> bool:
+    def _is_missed(self, person: Person) -> bool:
         """Lost a short while ago, maybe behind somebody who is followed."""
         return not person.active and 0 < self.index - person.last <= SEARCH_FRAMES and person.last >= 0
 
-    def _look_again(self, person: _Person, rgb: np.ndarray) -> None:
+    def _look_again(self, person: Person, rgb: np.ndarray) -> None:
         """Read a lost person where it is expected, others painted over."""
         if len(self.active) >= self.max_people:
             return
         roi = Roi(person.expected_center(self.index), person.roi.size, person.roi.rotation)
         cover = self._cover(roi.box, self.index, person)
         seen = None if cover is None else self._observe_twice(rgb, roi, cover)
-        if seen is None or _similarity(person.colours, seen.colours) < SLID_SIMILARITY:
+        if seen is None or colour_similarity(person.colours, seen.colours) < SLID_SIMILARITY:
             return
         growth = seen.next_roi.size / person.roi.size
-        is_whole = 1 / MAX_GROWTH < growth < MAX_GROWTH and _torso_length(seen) > TORSO_LENGTH
+        is_whole = 1 / MAX_GROWTH < growth < MAX_GROWTH and torso_length(seen) > TORSO_LENGTH
         if is_whole and not self._is_second_reading(seen, person, self.index):
             self._resume(person, seen)
 
-    def _observe_twice(self, rgb: np.ndarray, roi: Roi, cover: np.ndarray | None) -> _Observation | None:
+    def _observe_twice(self, rgb: np.ndarray, roi: Roi, cover: np.ndarray | None) -> Observation | None:
         """Who is to be followed from now on; what is no person does not stay in place at a second look."""
         seen = self._observe(rgb, roi, self.start_confidence, cover)
         return seen and self._observe(rgb, seen.next_roi, self.start_confidence, cover)
 
-    def _resume(self, person: _Person, seen: _Observation) -> None:
+    def _resume(self, person: Person, seen: Observation) -> None:
         since = person.last if person.observations else -1
         person.active, person.velocity = True, np.zeros(2)
         person.add(self.index, seen)
@@ -383,31 +322,31 @@ class _Tracker:
             if person is None and len(self.active) >= self.max_people:
                 continue
             if person is None:
-                person = _Person()
+                person = Person()
                 self.people.append(person)
             self._resume(person, seen)
 
     def _newcomers(
         self, rgb: np.ndarray, detections: list[Detection], cover: np.ndarray | None
-    ) -> list[_Observation]:
+    ) -> list[Observation]:
         """Observations of people whom no track follows, each person once."""
         rois = [person.roi for person in self.active]
-        found: list[_Observation] = []
+        found: list[Observation] = []
         for detection in sorted(detections, key=lambda d: -d.score):
-            if any(_near(detection.roi, roi) for roi in rois):
+            if any(same_detection(detection.roi, roi) for roi in rois):
                 continue
             seen = self._observe_twice(rgb, detection.roi, cover)
             rois.append(detection.roi)
-            if seen is None or _torso_length(seen) < TORSO_LENGTH:
+            if seen is None or torso_length(seen) < TORSO_LENGTH:
                 continue
-            if any(_shares_torso(seen, other) for other in found):
+            if any(shares_torso(seen, other) for other in found):
                 continue
             if not self._is_second_reading(seen, self._best_lost(seen), self.index):
                 found.append(seen)
                 rois.append(seen.next_roi)
         return found
 
-    def _best_lost(self, seen: _Observation) -> _Person | None:
+    def _best_lost(self, seen: Observation) -> Person | None:
         """The lost person this one is by place, size and colours, if any."""
         best, best_cost = None, 1.0
         for person in self.people:
@@ -418,26 +357,26 @@ class _Tracker:
             growth = size / min(person.roi.size, seen.next_roi.size)
             reach = size * min(GAP_BASE + GAP_SPEED * gap, GAP_MAX)
             cost = np.linalg.norm(seen.next_roi.center - person.expected_center(self.index)) / reach
-            similarity = _similarity(person.colours, seen.colours)
+            similarity = colour_similarity(person.colours, seen.colours)
             if growth > GAP_GROWTH or similarity < MIN_SIMILARITY or cost > 1.0:
                 continue
             if cost * (1.0 - similarity) < best_cost:
                 best, best_cost = person, cost * (1.0 - similarity)
         return best
 
-    def _is_second_reading(self, seen: _Observation, person: _Person | None, index: int) -> bool:
+    def _is_second_reading(self, seen: Observation, person: Person | None, index: int) -> bool:
         """What is seen at frame `index`, maybe of `person`, is really somebody else who is followed there."""
         for other in self.people:
             known = other.observations.get(index)
-            if other is person or known is None or not _shares_torso(seen, known):
+            if other is person or known is None or not shares_torso(seen, known):
                 continue
-            own = 0.0 if person is None else _similarity(person.colours, seen.colours)
+            own = 0.0 if person is None else colour_similarity(person.colours, seen.colours)
             # half hidden by the other, a person is still told apart by what shows of its clothes
-            if _same_person(seen, known) or own < _similarity(other.colours, seen.colours) + TELL_APART:
+            if same_person(seen, known) or own < colour_similarity(other.colours, seen.colours) + TELL_APART:
                 return True
         return False
 
-    def _follow_back(self, person: _Person, seen: _Observation, since: int) -> None:
+    def _follow_back(self, person: Person, seen: Observation, since: int) -> None:
         """Follow a person just found through the recent frames, back to where it was lost or came in."""
         for back, rgb in enumerate(reversed(self.recent), start=1):
             index = self.index - back
@@ -445,7 +384,7 @@ class _Tracker:
                 return
             cover = self._cover(landmark_box(seen.landmarks), index, person)
             earlier = self._observe(rgb, seen.next_roi, self.start_confidence, cover)
-            if earlier is None or _similarity(person.colours, earlier.colours) < MIN_SIMILARITY:
+            if earlier is None or colour_similarity(person.colours, earlier.colours) < MIN_SIMILARITY:
                 return
             if self._is_second_reading(earlier, person, index):
                 return
@@ -454,38 +393,6 @@ class _Tracker:
 
 
 # ---- small parts -----------------------------------------------------------------------------------------
-
-
-def _same_person(a: _Observation, b: _Observation) -> bool:
-    distance = np.linalg.norm(a.landmarks[CORE, :2] - b.landmarks[CORE, :2], axis=1).mean()
-    return bool(distance < SAME_PERSON * min(a.next_roi.size, b.next_roi.size))
-
-
-def _shares_torso(a: _Observation, b: _Observation) -> bool:
-    """The box around shoulders and hips of one lies in that of the other."""
-    (low_a, high_a), (low_b, high_b) = _torso_box(a), _torso_box(b)
-    shared = np.prod(np.clip(np.minimum(high_a, high_b) - np.maximum(low_a, low_b), 0, None))
-    return bool(shared > TORSO_SHARED * min(np.prod(high_a - low_a), np.prod(high_b - low_b)))
-
-
-def _torso_box(seen: _Observation) -> tuple[np.ndarray, np.ndarray]:
-    """Corners (2,), (2,) of the box around shoulders and hips."""
-    margin = 0.03 * seen.next_roi.size  # a torso seen from the side has no width
-    corners = seen.landmarks[TORSO, :2]
-    return corners.min(0) - margin, corners.max(0) + margin
-
-
-def _torso_length(seen: _Observation) -> float:
-    """Metres from the middle of the shoulders to that of the hips."""
-    return float(np.linalg.norm(seen.world[[11, 12]].mean(0) - seen.world[[23, 24]].mean(0)))
-
-
-def _is_human(person: _Person) -> bool:
-    return bool(np.median([_torso_length(seen) for seen in person.observations.values()]) > TORSO_LENGTH)
-
-
-def _near(a: Roi, b: Roi) -> bool:
-    return bool(np.linalg.norm(a.center - b.center) < SAME_DETECTION * min(a.size, b.size))
 
 
 def _is_inside(found: Landmarks, size: tuple[int, int]) -> bool:
@@ -497,11 +404,6 @@ def _is_inside(found: Landmarks, size: tuple[int, int]) -> bool:
 def _meet(a: np.ndarray, b: np.ndarray) -> bool:
     """Two boxes (4,) overlap."""
     return bool((a[:2] < b[2:]).all() and (b[:2] < a[2:]).all())
-
-
-def _similarity(a: np.ndarray | None, b: np.ndarray | None) -> float:
-    """Bhattacharyya coefficient of two histograms, 0..1; 1 if one is unknown."""
-    return 1.0 if a is None or b is None else float(np.sqrt(a * b).sum())
 
 
 def _tiles(width: int, height: int, side: int) -> list[tuple[int, int, int, int]]:
@@ -518,12 +420,3 @@ def _clip_square(center: np.ndarray, side: float, width: int, height: int) -> tu
     x0, y0 = np.clip(center - side / 2, 0, (width - 2, height - 2)).astype(int)
     x1, y1 = np.clip(center + side / 2, (x0 + 2, y0 + 2), (width, height)).astype(int)
     return int(x0), int(y0), int(x1), int(y1)
-
-
-def _to_track(person: _Person, length: int) -> Track:
-    track = Track.unseen(length)
-    for index, seen in person.observations.items():
-        track.boxes[index] = landmark_box(seen.landmarks)
-        track.landmarks[index], track.world[index] = seen.landmarks, seen.world
-        track.seen[index] = True
-    return track

@@ -1,11 +1,16 @@
-"""Pretraining of a backbone: targets, and that it learns."""
+"""Pretraining of a backbone: targets, that it learns, and that it goes on from the weights of a run."""
+
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from models.backbones import build_backbone
+from models.mask_transformer.build import build_lifting, resolve_paths
 from models.mask_transformer.lifting import LiftingSystem
+from moro.config import compose_config
+from moro.errors import MoroError
 from moro.geometry.camera import bbox_condition, translation_to_weak, view_rotation, weak_to_translation
 from moro.geometry.rotation import rot6d_to_matrix
 from tests.mask_transformer.fake_data import small_config
@@ -62,3 +67,15 @@ def test_it_learns_single_frames(aligned: bool) -> None:
         first = first or {name: value.item() for name, value in terms.items()}
     for name, value in terms.items():
         assert value.item() < 0.75 * first[name], name
+
+
+def test_it_starts_from_the_weights_of_an_earlier_run(tmp_path: Path) -> None:
+    cfg, _ = resolve_paths(compose_config("config", ["option=backbone_pretrain", "preset=open"]))
+    checkpoint = tmp_path / "last.ckpt"
+    earlier = build_lifting(cfg).state_dict()
+    torch.save({"state_dict": earlier}, checkpoint)
+    for name, value in build_lifting(cfg, checkpoint).state_dict().items():
+        assert torch.equal(value, earlier[name]), name
+    cfg.model.backbone.context_depth += 1
+    with pytest.raises(MoroError, match="last.ckpt"):
+        build_lifting(cfg, checkpoint)

@@ -13,6 +13,7 @@ import pytest
 from moro.errors import MoroError
 from moro.video import tracking
 from moro.video.blazepose import Detection, Landmarks, Roi, roi_from_points
+from moro.video.people import TORSO, Observation, Person
 from moro.video.silhouettes import torso_colours
 from moro.video.tracking import _clip_square, _tiles, track_people
 from moro.video.tracks import Track, select_tracks
@@ -169,13 +170,13 @@ def test_who_is_behind_another_does_not_get_the_others_landmarks(stop: int) -> N
 
 def followed(
     tracker: tracking._Tracker, x: float, size: float, colours: np.ndarray | None
-) -> tracking._Person:
+) -> Person:
     """A person of the tracker, seen at frame 0 as a square silhouette."""
     roi = Roi(np.array([x, 90.0]), size)
     landmarks = np.column_stack([TEMPLATE * size / 1.25 + roi.center, np.ones((33, 2))]).astype(np.float32)
     shape = roi, np.ones((64, 64), bool)
-    person = tracking._Person(colours=colours)
-    person.add(0, tracking._Observation(landmarks, np.zeros((33, 3), np.float32), roi, 0.0, colours, shape))
+    person = Person(colours=colours)
+    person.add(0, Observation(landmarks, np.zeros((33, 3), np.float32), roi, 0.0, colours, shape))
     tracker.people.append(person)
     return person
 
@@ -317,8 +318,8 @@ def test_nobody_else_is_looked_for_once_all_are_followed() -> None:
 
 def test_what_is_kept_of_a_person(monkeypatch: pytest.MonkeyPatch) -> None:
     """Colours of the latest frame only; who cannot come back and was seen too shortly is forgotten."""
-    people: list[tracking._Person] = []
-    monkeypatch.setattr(tracking, "_is_human", lambda person: not people.append(person))
+    people: list[Person] = []
+    monkeypatch.setattr(tracking, "is_human", lambda person: not people.append(person))
 
     def scene(i: int) -> list[Place]:
         return [(0, 40 + i, 90)] + [(2, 240, 90)] * (10 <= i < 16)
@@ -332,8 +333,8 @@ def test_what_is_kept_of_a_person(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_silhouettes_are_kept_as_long_as_frames(monkeypatch: pytest.MonkeyPatch) -> None:
-    people: list[tracking._Person] = []
-    monkeypatch.setattr(tracking, "_is_human", lambda person: not people.append(person))
+    people: list[Person] = []
+    monkeypatch.setattr(tracking, "is_human", lambda person: not people.append(person))
     scenes = ([(0, 40 + i, 90)] + [(2, 240, 90)] * (i < 20) for i in range(80))  # the second one leaves
     assert len(track_people((draw(scene) for scene in scenes), FakePose())) == 2
     first = 80 - tracking.LOOK_CYCLE
@@ -344,13 +345,13 @@ def test_silhouettes_are_kept_as_long_as_frames(monkeypatch: pytest.MonkeyPatch)
 def test_colour_histogram() -> None:
     patch = np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8)
     xy = np.zeros((33, 2))
-    xy[tracking.TORSO] = [(0, 0), (23, 0), (0, 23), (23, 23)]
+    xy[TORSO] = [(0, 0), (23, 0), (0, 23), (23, 23)]
     lab = cv2.cvtColor(patch, cv2.COLOR_RGB2LAB).reshape(-1, 3).astype(float)
     limits = [(0, 256), (88, 168), (88, 168)]
     lab = np.clip(lab, [low for low, _ in limits], [high - 1 for _, high in limits])
     plain = np.histogramdd(lab, bins=(5, 8, 8), range=limits)[0].reshape(5, 64)
     plain = cv2.blur(plain, (1, 3), borderType=cv2.BORDER_REPLICATE).ravel()
-    np.testing.assert_allclose(torso_colours(xy[tracking.TORSO], patch), plain / plain.sum(), atol=1e-6)
+    np.testing.assert_allclose(torso_colours(xy[TORSO], patch), plain / plain.sum(), atol=1e-6)
 
 
 def test_memory_stays_flat_and_detector_rests(monkeypatch: pytest.MonkeyPatch) -> None:
