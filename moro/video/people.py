@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from moro.video.blazepose import Roi
+from moro.video.facing import exchanged_frames, put_right
 from moro.video.tracks import Track, landmark_box
 
 CORE = [0, 11, 12, 23, 24, 25, 26]  # nose, shoulders, hips, knees: hands and feet tell people apart less well
@@ -128,9 +129,11 @@ def colour_similarity(a: np.ndarray | None, b: np.ndarray | None) -> float:
 
 
 def to_track(person: Person, length: int) -> Track:
+    """The readings as a track; where the detector took front for back, its landmarks change sides."""
     track = Track.unseen(length)
     for index, seen in person.observations.items():
         track.boxes[index] = landmark_box(seen.landmarks)
         track.landmarks[index], track.world[index] = seen.landmarks, seen.world
         track.seen[index] = True
+    track.landmarks = put_right(track.landmarks, exchanged_frames(track.world, track.seen))
     return track

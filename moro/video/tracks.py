@@ -16,7 +16,7 @@ from moro.io.atomic import atomic_path
 
 logger = logging.getLogger(__name__)
 
-CACHE_VERSION = 3  # raise when tracking changes so that old caches are not reused
+CACHE_VERSION = 4  # raise when tracking changes so that old caches are not reused
 MIN_VISIBILITY = 0.3  # a landmark below it does not shape the box
 BOX_MARGIN = 0.08  # of the longer side: the landmarks end at the eyes, wrists and heels, the person does not
 COLOURS = ((230, 60, 60), (60, 140, 240), (70, 190, 90), (245, 170, 40), (170, 90, 220), (40, 200, 200))
@@ -32,7 +32,9 @@ class Track:
 
     boxes      (L, 4)      x0, y0, x1, y1 in pixels; NaN where unseen
     landmarks  (L, 33, 4)  x, y in pixels, visibility, presence; zeros where unseen
-    world      (L, 33, 3)  metres from the hip centre, x right, y down, z away; zeros where unseen
+    world      (L, 33, 3)  metres from the hip centre, x right, y down, z away; zeros where unseen. As the
+                           detector has them: also where it took front for back, which `landmarks` do not
+                           repeat (moro/video/facing.py)
     seen       (L,)        bool
     """
 

@@ -14,7 +14,7 @@ PYTHON=${PYTHON:-python}
 TOKENIZER=exp/mesh_vqvae/mesh-vqvae-open-$TAG
 RUN=exp/mask_transformer/MIMO-keypoints-$TAG
 COMMON="preset=open tag=$TAG trainer.enable_progress_bar=false"
-STAGE="$COMMON model.vqvae.model_path=$TOKENIZER/tokenizer.safetensors model.backbone.weights=backbone_pretrain"
+STAGE="$COMMON model.vqvae.model_path=$TOKENIZER/tokenizer.safetensors model.backbone.weights=backbone_pretrain_longer"
 
 # run <folder of the run> <threads> <python arguments ...>: once, resumed if interrupted; wall time to <folder>/times.txt
 run() {
@@ -36,12 +36,20 @@ stage() { # <stage> <threads> [overrides ...]
   run "$RUN/$name" "$threads" train_mask_transformer.py "option=$name" $STAGE "$@"
 }
 
+# The backbone goes on from its weights, the rate raised once more: its error was still falling (docs/experiments.md).
+longer() {
+  local folder=$RUN/backbone_pretrain_longer
+  local start="resume_weights_only=true resume_ckpt=$RUN/backbone_pretrain/checkpoints/last.ckpt"
+  [ -e "$folder/checkpoints/last.ckpt" ] && start= # interrupted: from its own
+  run "$folder" 1 train_mask_transformer.py option=backbone_pretrain subtag=longer $STAGE trainer.max_steps=36000 $start
+}
+
 [ -e datasets/open/motion/index.json ] || $PYTHON scripts/preprocess/process_mocap.py --source "$SOURCE"
 run "$TOKENIZER" 2 train_mesh_vqvae.py $COMMON
 
 OMP_NUM_THREADS=2 $PYTHON scripts/open/cache_motion.py $STAGE
 
-{ stage backbone_pretrain 1; stage image_pretrain 1; stage video_pretrain 1; } & # no &&: it would switch `set -e` off in them
+{ stage backbone_pretrain 1; longer; stage image_pretrain 1; stage video_pretrain 1; } & # no &&: it would switch `set -e` off in them
 pid=$!
 stage pose_pretrain 1
 stage motion_pretrain 1
