@@ -184,9 +184,11 @@ def _movers(turns: Mapping[str, float]) -> tuple[list[int], np.ndarray]:
 def _chains() -> tuple[np.ndarray, list[int], np.ndarray]:
     """(33, K) which joint moves which landmark, numbers of the K joints, (K,) how far they may turn."""
     moving, allowed = _movers(TURNS)
-    holders = []
-    for name in LANDMARK_NAMES:
-        side, *words = name.split("_")
-        holder = next((HOLDERS[word] for word in words if word in HOLDERS), "neck")
-        holders.append(BODY_JOINT_NAMES.index(holder if holder in BODY_JOINT_NAMES else f"{side}_{holder}"))
-    return _above()[np.ix_(holders, moving)], moving, allowed
+    return _above()[np.ix_([holder_of(name) for name in LANDMARK_NAMES], moving)], moving, allowed
+
+
+def holder_of(landmark: str) -> int:
+    """Number of the joint whose turn moves a landmark last."""
+    side, *words = landmark.split("_")
+    holder = next((HOLDERS[word] for word in words if word in HOLDERS), "neck")
+    return BODY_JOINT_NAMES.index(holder if holder in BODY_JOINT_NAMES else f"{side}_{holder}")
