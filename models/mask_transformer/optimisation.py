@@ -15,8 +15,7 @@ def build_optimizer(parameters: Iterable[nn.Parameter], optim: Mapping[str, Any]
     optim  lr, weight_decay, scheduler (see `build_scheduler`; None: constant rate)
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    on_cpu = all(parameter.device.type == "cpu" for parameter in trained)  # there one pass over memory counts
-    optimizer = AdamW(trained, lr=optim["lr"], weight_decay=optim["weight_decay"], fused=on_cpu or None)
+    optimizer = AdamW(trained, lr=optim["lr"], weight_decay=optim["weight_decay"])
     schedule = optim.get("scheduler")
     if schedule is None:
         return {"optimizer": optimizer}
