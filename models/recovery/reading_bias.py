@@ -82,23 +82,22 @@ def read_twice(detector: BlazePose, picture: NDArray) -> Landmarks | None:
 
 def fit_offsets(shown: Sequence[Shown], pixels: NDArray, visibility: NDArray) -> Offsets:
     """Least squares, reweighted (Geman-McClure); pixels (N, 33, 2), visibility (N, 33) of N people."""
-    landmarks, rotations, K = (torch.stack(part).double().numpy() for part in zip(*shown))
+    seen = Shown(*(torch.stack(part).double() for part in zip(*shown)))
+    image = project(seen.landmarks, seen.K).numpy()
+    landmarks, rotations, K = (part.numpy() for part in seen)
     depth = landmarks[..., 2, None]  # (N, 33, 1)
-    focal = K[:, None, [0, 1], [0, 1]]  # (N, 1, 2)
-    image = landmarks[..., :2] * focal / depth + K[:, None, :2, 2]
-    off = (pixels - image) * depth / focal  # (N, 33, 2) metres beside the landmark
+    off = (pixels - image) * depth / K[:, None, [0, 1], [0, 1]]  # (N, 33, 2) metres beside the landmark
     slope = np.zeros((*off.shape, 3))  # of that, by a shift in the camera's axes
     slope[..., [0, 1], [0, 1]] = 1
     slope[..., 2] = -landmarks[..., :2] / depth
     slope = slope @ rotations[:, [holder_of(name) for name in LANDMARK_NAMES]]  # (N, 33, 2, 3) limb's axes
     sure = (visibility > SURE).astype(float)
-    offset = np.zeros((len(LANDMARK_NAMES), 3))
+    offset, left = np.zeros((len(LANDMARK_NAMES), 3)), off
     for _ in range(ROUNDS):
-        left = off - np.einsum("nlrc,lc->nlr", slope, offset)
         say = sure * (1 + np.square(left).sum(-1) / OUTLIER**2) ** -2
         normal = np.einsum("nl,nlrc,nlrd->lcd", say, slope, slope) + PRIOR * np.eye(3)
         offset = np.linalg.solve(normal, np.einsum("nl,nlrc,nlr->lc", say, slope, off)[..., None])[..., 0]
-    left = off - np.einsum("nlrc,lc->nlr", slope, offset)
+        left = off - np.einsum("nlrc,lc->nlr", slope, offset)
     distances = (np.where(sure, np.linalg.norm(value, axis=-1), np.nan) for value in (off, left))
     return Offsets(offset, sure.sum(0), *(np.nanmedian(value, axis=0) for value in distances))
 

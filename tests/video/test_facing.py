@@ -43,30 +43,8 @@ def test_bursts_are_found_while_people_turn(seed: int) -> None:
 
 def test_changing_over_by_and_by() -> None:
     """The case that adjacent frames alone do not tell from a turn; headings of a real clip, in degrees."""
-    read = [
-        -3,
-        -5,
-        -3,
-        -2,
-        -75,
-        -142,
-        -138,
-        -167,
-        -167,
-        -177,
-        -173,
-        162,
-        176,
-        -174,
-        -166,
-        -171,
-        13,
-        7,
-        7,
-        -165,
-        -4,
-        0,
-    ]
+    read = [-3, -5, -3, -2, -75, -142, -138, -167, -167, -177, -173, 162, 176, -174, -166, -171,
+            13, 7, 7, -165, -4, 0]  # fmt: skip
     found = exchanged_frames(readings(np.radians(read), np.zeros(22, bool)), np.ones(22, bool))
     np.testing.assert_array_equal(found, burst(22, (5, 16), (19, 20)))
 
