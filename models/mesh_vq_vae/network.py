@@ -79,8 +79,8 @@ class MeshVQVAE(nn.Module):
 def build_mesh_vqvae(cfg: DictConfig) -> MeshVQVAE:
     """The tokenizer described by `model.vqvae` (spec: models 7.4, 7.10); weights as initialised.
 
-    Optional keys with their defaults: temperature 1.0, reset "first", center false, meshconv.chunk_size null,
-    meshconv.use_checkpoint false.
+    Optional keys with their defaults: temperature 1.0, reset "first", reset_below 1.0, center false,
+    meshconv.chunk_size null, meshconv.use_checkpoint false.
     MoroError: connection folder or tables missing, lists or sizes that do not fit.
     """
     graph = cfg.meshconv
@@ -97,6 +97,7 @@ def build_mesh_vqvae(cfg: DictConfig) -> MeshVQVAE:
     quantiser = make_quantiser(
         cfg.num_quantizer, cfg.num_embeddings, cfg.embedding_dim, shared=cfg.shared_codebook, decay=cfg.decay,
         temperature=cfg.get("temperature", 1.0), reset=cfg.get("reset", "first"),
+        reset_below=cfg.get("reset_below", 1.0),
     )
     used = {_table_name(name): tables[_table_name(name)] for name in graph.connection_layer_lst}
     return MeshVQVAE(autoencoder, quantiser, connection_hash(used), center=bool(cfg.get("center", False)))

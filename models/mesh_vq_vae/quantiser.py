@@ -34,18 +34,19 @@ class EMAQuantiser(nn.Module):
     temperature      of the entropy term
     reset            what becomes of a code hardly used: "first" takes row k of the batch's latents for code k
                      (as the original), "random" a random row
+    reset_below      uses per batch (moving average) below which a code counts as hardly used
     The state is changed in place and without gradient, hence is no business of an optimiser. Several
     processes, each with an equal share of a batch, do as one with the whole batch does: counts and sums are
     added up, and unused codes are replaced by rows of the whole batch.
     """
 
     def __init__(self, num_codes: int, dim: int, decay: float = 0.99, temperature: float = 1.0,
-                 reset: Reset = "first") -> None:
+                 reset: Reset = "first", reset_below: float = 1.0) -> None:
         super().__init__()
         if reset not in ("first", "random"):
             raise MoroError(f"The quantiser's reset must be first or random, got {reset!r}.")
         self.num_codes, self.dim, self.decay, self.temperature = num_codes, dim, decay, temperature
-        self.reset = reset
+        self.reset, self.reset_below = reset, reset_below
         self._embedding = nn.Embedding(num_codes, dim)
         self._embedding.weight.requires_grad_(False)
         self._ema_w = nn.Parameter(torch.randn(num_codes, dim), requires_grad=False)
@@ -85,7 +86,7 @@ class EMAQuantiser(nn.Module):
             ortho_loss=self._ortho_loss(),
             entropy_loss=self._entropy_loss(flat),
             perplexity=perplexity(counts),
-            coverage=(self.code_count >= 1).float().mean(),
+            coverage=self._used().float().mean(),
         )
 
     def _distances(self, flat: Tensor) -> Tensor:
@@ -105,8 +106,12 @@ class EMAQuantiser(nn.Module):
         size.copy_((size + _EPS) / (total + self.num_codes * _EPS) * total)
         self._ema_w.lerp_(sums, 1 - self.decay)
         self.code_count.lerp_(counts, 1 - self.decay)
-        used = (self.code_count >= 1).unsqueeze(1)  # (K, 1)
+        used = self._used().unsqueeze(1)  # (K, 1)
         self.codebook.copy_(torch.where(used, self._ema_w / size.unsqueeze(1), substitutes))
+
+    def _used(self) -> Tensor:
+        """(K,) whether a code is in use."""
+        return self.code_count >= self.reset_below
 
     def _substitutes(self, flat: Tensor, generator: torch.Generator | None) -> Tensor:
         """(K, C) latents to replace unused codes; rows are repeated with noise when there are too few."""
@@ -126,7 +131,7 @@ class EMAQuantiser(nn.Module):
 
     def _ortho_loss(self) -> Tensor:
         """How far the used codes are from orthogonal: mean squared cosine, less that with themselves."""
-        used = (self.code_count >= 1).to(self.codebook.dtype)  # (K,)
+        used = self._used().to(self.codebook.dtype)  # (K,)
         codes = F.normalize(self.codebook, dim=1) * used.unsqueeze(1)
         count = used.sum().clamp(min=1)
         return (codes @ codes.t()).square().sum() / count.square() - 1 / count
@@ -214,11 +219,13 @@ class NoQuantiser(nn.Module):
 
 
 def make_quantiser(num_quantisers: int, num_codes: int, dim: int, *, shared: bool = False,
-                   decay: float = 0.99, temperature: float = 1.0, reset: Reset = "first") -> nn.Module:
-    """The quantiser for `model.vqvae.num_quantizer` = 0, 1 or more (spec: models 1.4)."""
+                   **options: Any) -> nn.Module:
+    """The quantiser for `model.vqvae.num_quantizer` = 0, 1 or more (spec: models 1.4).
+
+    options  of EMAQuantiser
+    """
     if num_quantisers == 0:
         return NoQuantiser()
     if num_quantisers == 1:
-        return EMAQuantiser(num_codes, dim, decay, temperature, reset)
-    return ResidualQuantiser(num_quantisers, shared, num_codes, dim, decay=decay, temperature=temperature,
-                             reset=reset)
+        return EMAQuantiser(num_codes, dim, **options)
+    return ResidualQuantiser(num_quantisers, shared, num_codes, dim, **options)

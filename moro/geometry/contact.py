@@ -36,6 +36,11 @@ def surely_standing(contact: Tensor) -> Tensor:
     return (2 * contact.sigmoid() - 1).clamp(min=0)
 
 
+def slowness(steps: np.ndarray, fast: float) -> np.ndarray:
+    """(F, P) of feet's steps (F, P, 3): 1 for those that rest, 0 from `fast` on (biweight)."""
+    return np.clip(1 - ((steps / fast) ** 2).sum(-1), 0, None) ** 2
+
+
 def still(feet: Tensor, standing: Tensor) -> Tensor:
     """What to add to the paths of feet (T, P, 3), metres, so that those that stand do not move: (T, P, 3).
 
@@ -45,8 +50,7 @@ def still(feet: Tensor, standing: Tensor) -> Tensor:
     path = feet.detach().double().cpu().numpy()
     steps = np.diff(path, axis=0)  # (T-1, P, 3)
     sure = standing[:-1].detach().double().cpu().numpy() ** 2
-    slow = np.clip(1 - ((steps / FAST) ** 2).sum(-1), 0, None) ** 2  # (T-1, P)
-    trust = sure * slow / STEP_SIGMA**2
+    trust = sure * slowness(steps, FAST) / STEP_SIGMA**2  # (T-1, P)
     smooth = squared_accelerations(len(path)) * (FPS**2 / ACCELERATION_SIGMA) ** 2
     smooth[0] += MOVE_SIGMA**-2
     added = np.zeros_like(path)

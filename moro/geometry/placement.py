@@ -6,14 +6,16 @@ from scipy.linalg import solveh_banded
 from torch import Tensor
 
 from moro.geometry.banded import add_squared_steps, squared_accelerations
+from moro.geometry.contact import slowness
 
 AXES = 3  # unknowns per frame
 BAND = 2 * AXES  # a frame meets the two before it
-ROUNDS = 4  # of reweighting
+ROUNDS = 5  # of reweighting
 POINT_SIGMA = 0.04  # metres: landmark against landmark of the recovered body
-START_SIGMA = 3.0  # metres: the given positions decide only where there is nothing else
-ACCELERATION = (4.0, 4.0, 2.0)  # m/s²: sideways, down, away from the camera
+START_SIGMA = 10.0  # metres: the given positions decide only where there is nothing else
+ACCELERATION = (1.5, 3.0, 0.5)  # m/s²: sideways, down, away from the camera
 STANDING_SIGMA = 0.002  # metres per frame that a foot moves while it stands
+FAST = 0.03  # metres per frame: a foot that everything else moves so far does not stand, whatever is said
 MIN_DEPTH = 0.3  # metres
 
 
@@ -29,9 +31,9 @@ def place_by_landmarks(
     """Positions of a body's root such that its landmarks lie on the observed rays, smooth in time.
 
     A pose says how large a person is at a distance, an image says how large they appear: together they give
-    the place, and neighbouring frames bridge those in which little is seen. Least squares with few outliers
-    (Cauchy weights) in metres at the person's distance, with accelerations as a prior and feet that stay
-    where they stand; one banded system.
+    the place, and neighbouring frames bridge those in which little is seen: who walks out of the picture walks
+    on. Least squares with few outliers (Cauchy weights) in metres at the person's distance, with accelerations
+    as a prior and feet that stay where they stand, if the rest lets them; one banded system.
 
     points    (F, N, 3)  landmarks relative to the root, axes of the camera, metres
     rays      (F, N, 2)  where they were seen: x / z and y / z
@@ -43,11 +45,12 @@ def place_by_landmarks(
     """
     p, r, w, first = map(_array, (points, rays, weight, start))
     place = first
-    smooth = _acceleration_prior(len(p), fps)
-    pull = np.zeros_like(first)
-    if feet is not None:
-        _add_standing(smooth, pull, _array(feet), _array(standing))
-    for _ in range(ROUNDS):
+    prior = _acceleration_prior(len(p), fps)
+    for turn in range(ROUNDS):
+        smooth, pull = prior.copy(), np.zeros_like(first)
+        if feet is not None and turn:  # not at first: a foot that is wrongly said to stand holds everybody back
+            steps = np.diff(_array(feet) + place[:, None], axis=0)  # (F-1, P, 3)
+            _add_standing(smooth, pull, _array(feet), _array(standing)[:-1] * slowness(steps, FAST))
         depth = np.maximum(p[..., 2] + place[:, None, 2], MIN_DEPTH)  # (F, N)
         off = (p[..., :2] + place[:, None, :2]) - r * depth[..., None]  # (F, N, 2)
         outlier = 1 / (1 + (off**2).sum(-1) / POINT_SIGMA**2)
@@ -93,8 +96,8 @@ def _acceleration_prior(frames: int, fps: float) -> np.ndarray:
 
 
 def _add_standing(bands: np.ndarray, right: np.ndarray, feet: np.ndarray, standing: np.ndarray) -> None:
-    """Add the squared steps |feet[f+1] + t[f+1] - feet[f] - t[f]|² by how surely the feet stand."""
-    trust = standing[:-1] ** 2 / STANDING_SIGMA**2  # (F-1, P)
+    """Add the squared steps |feet[f+1] + t[f+1] - feet[f] - t[f]|² by how surely the feet stand (F-1, P)."""
+    trust = standing**2 / STANDING_SIGMA**2  # (F-1, P)
     push = (trust[..., None] * np.diff(feet, axis=0)).sum(1)  # (F-1, 3)
     total = trust.sum(-1)
     for axis in range(AXES):

@@ -79,6 +79,22 @@ def test_reset_takes_the_first_latents_or_a_seeded_random_subset() -> None:
     assert which.sum(1).eq(1).all() and which.sum(0).max() == 1
 
 
+def test_small_batches_need_a_lower_bound_of_use() -> None:
+    """Of 40 codes each is used once in two batches: hardly used by the original's measure, but used."""
+    codes = torch.arange(40.0).view(40, 1)
+    counts = []
+    for below in (1.0, 0.1):
+        quantiser = EMAQuantiser(40, 1, decay=0.9, reset="random", reset_below=below)
+        quantiser.codebook.copy_(codes)
+        quantiser._ema_w.copy_(codes)
+        quantiser._ema_cluster_size.fill_(1)
+        for step in range(60):
+            latents = codes[step % 2 :: 2].view(1, 20, 1)
+            quantiser(latents, torch.Generator().manual_seed(step))
+        counts.append(int((quantiser.codebook.flatten().sort().values - codes[:, 0]).abs().lt(0.2).sum()))
+    assert counts[0] < 40 and counts[1] == 40
+
+
 @pytest.mark.parametrize("reset", ["first", "random"])
 def test_fewer_latents_than_codes_are_repeated_with_a_little_noise(reset: str) -> None:
     quantiser = far_from_codes(reset)
