@@ -25,7 +25,7 @@ from moro.body.refinement import refine_by_landmarks
 from moro.config import compose_config
 from moro.geometry.alignment import similarity_align
 from moro.geometry.boxes import landmark_rays
-from moro.geometry.contact import FEET, surely_standing
+from moro.geometry.contact import FEET
 from moro.metrics.errors import (
     acceleration_error,
     foot_sliding,
@@ -227,8 +227,7 @@ def clip_method(system: MoRoSystem, body: BodyModel) -> Predictor:
         if not system.cfg.demo.refine:
             return system.loss.joint_regressor @ vertices
         seen = landmark_rays(*(sample[key] for key in ("landmarks", "center", "scale", "K")))
-        standing = surely_standing(recovered.contact[0])
-        return refine_by_landmarks(body, fit_body(body, vertices), *seen, standing).joints
+        return refine_by_landmarks(body, fit_body(body, vertices), *seen, recovered.contact[0]).joints
 
     return predict
 

@@ -17,7 +17,6 @@ from moro.body.refinement import refine_by_landmarks
 from moro.export.amass import write_motion_npz
 from moro.export.glb import write_motion_glb
 from moro.geometry.boxes import landmark_rays
-from moro.geometry.contact import surely_standing
 from moro.geometry.ground import Ground, fit_ground, sole_vertices
 from moro.render.scene import person_colour
 from moro.render.video import Person, render_result_video
@@ -62,7 +61,7 @@ def fit_person(
     if not refine:
         return fit
     rays, weight = landmark_rays(person.landmarks, person.center, person.scale, K)
-    return refine_by_landmarks(body, fit, rays, weight, surely_standing(torch.from_numpy(contact)), soles)
+    return refine_by_landmarks(body, fit, rays, weight, torch.from_numpy(contact), soles)
 
 
 def ground_under(people: Sequence[RecoveredPerson], fps: float) -> Ground:

@@ -23,7 +23,7 @@ from moro.body.skeleton import (
     local_rotations,
 )
 from moro.errors import MoroError
-from moro.geometry.contact import FEET, still
+from moro.geometry.contact import FEET, still, surely_standing
 from moro.geometry.smoothing import smooth_in_time
 
 # Joints that turn, and by how much they may, radians.
@@ -46,6 +46,7 @@ CHUNK = 256  # frames solved at once
 # Of the legs whose feet stand, radians; their feet may miss the place by FOOT_SIGMA metres.
 LEG_TURNS = {"hip": 0.35, "knee": 0.35, "ankle": 0.35}
 FOOT_SIGMA = 0.003
+STANDING_BIAS = 0.7  # of the contact's logits: a foot wrongly held bends a leg a little, one that slides is seen
 LEG_ROUNDS = 2  # the turns are small, but not all of them
 
 
@@ -54,14 +55,14 @@ def refine_by_landmarks(
     fit: BodyFit,
     rays: Tensor,
     weight: Tensor,
-    standing: Tensor | None = None,
+    contact: Tensor | None = None,
     points: np.ndarray | None = None,
 ) -> BodyFit:
     """The fitted motion with its limbs where the landmarks were seen, and feet that stay where they stand.
 
     rays      (T, 33, 2)  where they were seen: x / z and y / z of the camera the fit is in
     weight    (T, 33)     0 where unseen, up to 1
-    standing  (T, 4|6)    how surely feet stand (hands do not count), 0 to 1; None: nothing is known of it
+    contact   (T, 4|6)    logits of feet's contact (hands do not count); None: nothing is known of it
     points    as for `fit_body`
     Raises MoroError if the body has no landmarks.
     """
@@ -74,13 +75,14 @@ def refine_by_landmarks(
         parts.append(_solve(posed.landmarks(), posed.joints, rays[rows], weight[rows] ** DOUBT))
     turns, shift = (smooth_in_time(torch.cat(column)[None], SMOOTH)[0] for column in zip(*parts, strict=True))
     refined = _moved(body, fit, turns, shift, points)
-    return refined if standing is None else _planted(body, refined, standing, points)
+    return refined if contact is None else _planted(body, refined, contact, points)
 
 
-def _planted(body: BodyModel, fit: BodyFit, standing: Tensor, points: np.ndarray | None) -> BodyFit:
+def _planted(body: BodyModel, fit: BodyFit, contact: Tensor, points: np.ndarray | None) -> BodyFit:
     """Legs turned until feet that stand do not slide."""
     feet = list(FEET)
-    wanted = fit.joints[:, feet] + still(fit.joints[:, feet], standing[:, : len(FEET)])
+    standing = surely_standing(contact[:, : len(FEET)], STANDING_BIAS)
+    wanted = fit.joints[:, feet] + still(fit.joints[:, feet], standing)
     for _ in range(LEG_ROUNDS):
         parts = [_turn_legs(*rows) for rows in zip(fit.joints.split(CHUNK), wanted.split(CHUNK), strict=True)]
         fit = _moved(body, fit, torch.cat(parts), torch.zeros_like(fit.transl), points)

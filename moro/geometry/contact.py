@@ -31,9 +31,9 @@ def contact_labels(joints: Tensor, threshold: float = 0.3, hand: bool = False) -
     return (speed < threshold).to(torch.float32)
 
 
-def surely_standing(contact: Tensor) -> Tensor:
-    """How surely feet stand, 0 to 1, from the logits of contact; 0 where in doubt."""
-    return (2 * contact.sigmoid() - 1).clamp(min=0)
+def surely_standing(contact: Tensor, bias: float = 0.0) -> Tensor:
+    """How surely feet stand, 0 to 1, from the logits of contact (plus `bias`); 0 where in doubt."""
+    return (2 * (contact + bias).sigmoid() - 1).clamp(min=0)
 
 
 def slowness(steps: np.ndarray, fast: float) -> np.ndarray:

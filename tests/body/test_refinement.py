@@ -91,11 +91,11 @@ def test_feet_that_stand_do_not_slide(body: BodyModel) -> None:
     drift = truth.transl + torch.arange(FRAMES)[:, None] * torch.tensor([0.01, 0, 0])
     pose = torch.cat((truth.global_orient[:, None], truth.body_pose), dim=1)
     pushed = moved(body, truth, pose, drift, None)
-    standing = torch.zeros(FRAMES, 4)
-    standing[:, :2] = 1  # the left foot
+    contact = torch.full((FRAMES, 4), -20.0)
+    contact[:, :2] = 20  # the left foot
     points = np.array([5, 7])
     unseen = torch.zeros(FRAMES, 33)
-    refined = refine_by_landmarks(body, pushed, rays_of(body, pushed), unseen, standing, points)
+    refined = refine_by_landmarks(body, pushed, rays_of(body, pushed), unseen, contact, points)
 
     def steps(fit: BodyFit, joint: str) -> float:
         return float(fit.joints[:, BODY_JOINT_NAMES.index(joint)].diff(dim=0).norm(dim=-1).mean())
@@ -111,11 +111,11 @@ def test_feet_that_stand_do_not_slide(body: BodyModel) -> None:
 
 
 def test_chunks_change_nothing(body: BodyModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    damped, standing = motion(body, **OFF), torch.rand(FRAMES, 4, generator=torch.Generator().manual_seed(0))
+    damped, contact = motion(body, **OFF), torch.randn(FRAMES, 4, generator=torch.Generator().manual_seed(0))
     seen = rays_of(body, motion(body)), torch.ones(FRAMES, 33)
-    whole = refine_by_landmarks(body, damped, *seen, standing)
+    whole = refine_by_landmarks(body, damped, *seen, contact)
     monkeypatch.setattr(refinement, "CHUNK", 5)
-    torch.testing.assert_close(refine_by_landmarks(body, damped, *seen, standing).joints, whole.joints)
+    torch.testing.assert_close(refine_by_landmarks(body, damped, *seen, contact).joints, whole.joints)
 
 
 def test_landmarks_hang_on_the_limbs_they_lie_on() -> None:

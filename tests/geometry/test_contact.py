@@ -69,4 +69,5 @@ def test_no_contact_puts_a_drifting_foot_far_away(speed: float) -> None:
 
 def test_doubt_is_no_contact() -> None:
     logits = torch.tensor([-3.0, 0.0, math.log(3), 50.0])
+    torch.testing.assert_close(surely_standing(logits - 0.5, bias=0.5), surely_standing(logits))
     torch.testing.assert_close(surely_standing(logits), torch.tensor([0.0, 0.0, 0.5, 1.0]))
