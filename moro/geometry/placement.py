@@ -31,9 +31,9 @@ def place_by_landmarks(
     """Positions of a body's root such that its landmarks lie on the observed rays, smooth in time.
 
     A pose says how large a person is at a distance, an image says how large they appear: together they give
-    the place, and neighbouring frames bridge those in which little is seen: who walks out of the picture walks
-    on. Least squares with few outliers (Cauchy weights) in metres at the person's distance, with accelerations
-    as a prior and feet that stay where they stand, if the rest lets them; one banded system.
+    the place, and neighbouring frames bridge those in which little is seen: who walks out of the picture
+    walks on. Least squares with few outliers (Cauchy weights) in metres at the person's distance, with
+    accelerations as a prior and feet that stay where they stand, if the rest lets them; one banded system.
 
     points    (F, N, 3)  landmarks relative to the root, axes of the camera, metres
     rays      (F, N, 2)  where they were seen: x / z and y / z
@@ -48,7 +48,7 @@ def place_by_landmarks(
     prior = _acceleration_prior(len(p), fps)
     for turn in range(ROUNDS):
         smooth, pull = prior.copy(), np.zeros_like(first)
-        if feet is not None and turn:  # not at first: a foot that is wrongly said to stand holds everybody back
+        if feet is not None and turn:  # not at first: one wrongly said to stand holds everybody back
             steps = np.diff(_array(feet) + place[:, None], axis=0)  # (F-1, P, 3)
             _add_standing(smooth, pull, _array(feet), _array(standing)[:-1] * slowness(steps, FAST))
         depth = np.maximum(p[..., 2] + place[:, None, 2], MIN_DEPTH)  # (F, N)
