@@ -81,7 +81,8 @@ def refine_by_landmarks(
 def _planted(body: BodyModel, fit: BodyFit, contact: Tensor, points: np.ndarray | None) -> BodyFit:
     """Legs turned until feet that stand do not slide."""
     feet = list(FEET)
-    standing = surely_standing(contact[:, : len(FEET)], STANDING_BIAS)
+    logits = smooth_in_time(contact[None, :, : len(FEET)], SMOOTH)[0]
+    standing = surely_standing(logits, STANDING_BIAS)
     wanted = fit.joints[:, feet] + still(fit.joints[:, feet], standing)
     for _ in range(LEG_ROUNDS):
         parts = [_turn_legs(*rows) for rows in zip(fit.joints.split(CHUNK), wanted.split(CHUNK), strict=True)]

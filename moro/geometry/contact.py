@@ -12,9 +12,9 @@ FEET = (7, 10, 8, 11)  # left ankle, left foot, right ankle, right foot
 HANDS = (20, 21)  # left wrist, right wrist
 STEP_SIGMA = 0.0003  # metres per frame that a standing foot moves
 MOVE_SIGMA = 0.03  # metres that it may be put elsewhere
-ACCELERATION_SIGMA = 4.0  # m/s² of what is added to its path
-FAST = 0.04  # metres per frame: a foot so fast does not stand, whatever is said
-FAR = 0.05  # metres: what would have to be put so far elsewhere does not stand: wrong contacts bend no legs
+ACCELERATION_SIGMA = 2.0  # m/s² of what is added to its path
+FAST = 0.03  # metres per frame: a foot so fast does not stand, whatever is said
+FAR = 0.04  # metres: what would have to be put so far elsewhere does not stand: wrong contacts bend no legs
 ROUNDS = 5  # of reweighting
 
 
@@ -36,9 +36,9 @@ def surely_standing(contact: Tensor, bias: float = 0.0) -> Tensor:
     return (2 * (contact + bias).sigmoid() - 1).clamp(min=0)
 
 
-def slowness(steps: np.ndarray, fast: float) -> np.ndarray:
-    """(F, P) of feet's steps (F, P, 3): 1 for those that rest, 0 from `fast` on (biweight)."""
-    return np.clip(1 - ((steps / fast) ** 2).sum(-1), 0, None) ** 2
+def slowness(steps: np.ndarray) -> np.ndarray:
+    """(F, P) of feet's steps (F, P, 3), metres: 1 for those that rest, 0 from `FAST` on (biweight)."""
+    return np.clip(1 - ((steps / FAST) ** 2).sum(-1), 0, None) ** 2
 
 
 def still(feet: Tensor, standing: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ def still(feet: Tensor, standing: Tensor) -> Tensor:
     path = feet.detach().double().cpu().numpy()
     steps = np.diff(path, axis=0)  # (T-1, P, 3)
     sure = standing[:-1].detach().double().cpu().numpy() ** 2
-    trust = sure * slowness(steps, FAST) / STEP_SIGMA**2  # (T-1, P)
+    trust = sure * slowness(steps) / STEP_SIGMA**2  # (T-1, P)
     smooth = squared_accelerations(len(path)) * (FPS**2 / ACCELERATION_SIGMA) ** 2
     smooth[0] += MOVE_SIGMA**-2
     added = np.zeros_like(path)

@@ -15,7 +15,6 @@ POINT_SIGMA = 0.04  # metres: landmark against landmark of the recovered body
 START_SIGMA = 10.0  # metres: the given positions decide only where there is nothing else
 ACCELERATION = (1.5, 3.0, 0.5)  # m/s²: sideways, down, away from the camera
 STANDING_SIGMA = 0.002  # metres per frame that a foot moves while it stands
-FAST = 0.03  # metres per frame: a foot that everything else moves so far does not stand, whatever is said
 MIN_DEPTH = 0.3  # metres
 
 
@@ -50,7 +49,7 @@ def place_by_landmarks(
         smooth, pull = prior.copy(), np.zeros_like(first)
         if feet is not None and turn:  # not at first: one wrongly said to stand holds everybody back
             steps = np.diff(_array(feet) + place[:, None], axis=0)  # (F-1, P, 3)
-            _add_standing(smooth, pull, _array(feet), _array(standing)[:-1] * slowness(steps, FAST))
+            _add_standing(smooth, pull, _array(feet), _array(standing)[:-1] * slowness(steps))
         depth = np.maximum(p[..., 2] + place[:, None, 2], MIN_DEPTH)  # (F, N)
         off = (p[..., :2] + place[:, None, :2]) - r * depth[..., None]  # (F, N, 2)
         outlier = 1 / (1 + (off**2).sum(-1) / POINT_SIGMA**2)
