@@ -97,7 +97,7 @@ def test_joint_smoother_has_all_tokens_as_channels() -> None:
 
 
 @pytest.mark.parametrize("task", ["video", "image"])
-def test_skipping_unread_tokens_is_exact(task: str) -> None:
+def test_skipping_unread_tokens_changes_nothing(task: str) -> None:
     tokens, cond, bbox = small_inputs(frames=7, batch=2)
     results = []
     for skip in (True, False):
@@ -108,7 +108,7 @@ def test_skipping_unread_tokens_is_exact(task: str) -> None:
         gradients = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
         results.append((parts, gradients))
     for fast, plain in zip(results[0][0], results[1][0]):
-        torch.testing.assert_close(fast, plain, rtol=0, atol=1e-6)
+        torch.testing.assert_close(fast, plain, rtol=1e-6, atol=1e-6)
     assert results[0][1].keys() == results[1][1].keys()
     for name, gradient in results[0][1].items():
         torch.testing.assert_close(gradient, results[1][1][name], rtol=1e-4, atol=1e-4, msg=name)
