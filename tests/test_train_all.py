@@ -44,8 +44,9 @@ def test_a_stage_that_fails_ends_its_chain(place: Path, failing: str) -> None:
     after = set(later) - ({"pose_pretrain", "motion_pretrain"} if failing in STAGES[:3] else set())
     assert not after & finished
     code, finished, calls = train(place, "nothing")  # once more
-    assert code == 0 and finished == {*STAGES, "video_train", "video_train_start"}
-    assert calls.count(f"option={failing} ") == 2 and calls.count("option=video_train ") == 2
+    assert code == 0 and finished == {*STAGES, "backbone_pretrain_longer", "video_train", "video_train_start"}
+    runs = 3 if failing == "backbone_pretrain" else 2  # which has two
+    assert calls.count(f"option={failing} ") == runs and calls.count("option=video_train ") == 2
 
 
 def test_finished_stages_are_not_repeated(place: Path) -> None:
@@ -53,6 +54,19 @@ def test_finished_stages_are_not_repeated(place: Path) -> None:
     before = (place / "calls.txt").read_text()
     code, _, calls = train(place, "nothing")
     assert code == 0 and calls.count("option=") == before.count("option=")
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_the_longer_run_starts_from_the_first_or_from_where_it_was(place: Path, interrupted: bool) -> None:
+    run = place / "exp/mask_transformer/MIMO-keypoints-try"
+    if interrupted:
+        last = run / "backbone_pretrain_longer/checkpoints/last.ckpt"
+        last.parent.mkdir(parents=True)
+        last.touch()
+    _, _, calls = train(place, "nothing")
+    (call,) = (line for line in calls.splitlines() if "subtag=longer" in line)
+    first = f"resume_ckpt={run.relative_to(place)}/backbone_pretrain/checkpoints/last.ckpt" in call
+    assert first == ("resume_weights_only=true" in call) == ("resume=false" in call) == (not interrupted)
 
 
 def test_an_interrupted_stage_goes_on(place: Path) -> None:
