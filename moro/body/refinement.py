@@ -46,7 +46,7 @@ CHUNK = 256  # frames solved at once
 # Of the legs whose feet stand, radians; their feet may miss the place by FOOT_SIGMA metres.
 LEG_TURNS = {"hip": 0.35, "knee": 0.35, "ankle": 0.35}
 FOOT_SIGMA = 0.003
-STANDING_BIAS = 0.7  # of contact's logits: a foot wrongly held bends a leg a little, one that slides is seen
+STANDING_BIAS = 0.35  # of contact's logits: a foot wrongly held bends a leg a little, one that slides is seen
 LEG_ROUNDS = 2  # the turns are small, but not all of them
 
 
