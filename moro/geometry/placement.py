@@ -44,12 +44,15 @@ def place_by_landmarks(
     """
     p, r, w, first = map(_array, (points, rays, weight, start))
     place = first
+    own_steps = sure = None
+    if feet is not None:
+        own_steps, sure = np.diff(_array(feet), axis=0), _array(standing)[:-1]  # (F-1, P, 3), (F-1, P)
     prior = _acceleration_prior(len(p), fps)
     for turn in range(ROUNDS):
         smooth, pull = prior.copy(), np.zeros_like(first)
-        if feet is not None and turn:  # not at first: one wrongly said to stand holds everybody back
-            steps = np.diff(_array(feet) + place[:, None], axis=0)  # (F-1, P, 3)
-            _add_standing(smooth, pull, _array(feet), _array(standing)[:-1] * slowness(steps))
+        if sure is not None and turn:  # not at first: one wrongly said to stand holds everybody back
+            steps = own_steps + np.diff(place, axis=0)[:, None]  # (F-1, P, 3)
+            _add_standing(smooth, pull, own_steps, sure * slowness(steps))
         depth = np.maximum(p[..., 2] + place[:, None, 2], MIN_DEPTH)  # (F, N)
         off = (p[..., :2] + place[:, None, :2]) - r * depth[..., None]  # (F, N, 2)
         outlier = 1 / (1 + (off**2).sum(-1) / POINT_SIGMA**2)
@@ -94,10 +97,10 @@ def _acceleration_prior(frames: int, fps: float) -> np.ndarray:
     return bands
 
 
-def _add_standing(bands: np.ndarray, right: np.ndarray, feet: np.ndarray, standing: np.ndarray) -> None:
-    """Add the squared steps |feet[f+1] + t[f+1] - feet[f] - t[f]|² by how surely the feet stand (F-1, P)."""
+def _add_standing(bands: np.ndarray, right: np.ndarray, steps: np.ndarray, standing: np.ndarray) -> None:
+    """Add |steps[f] + t[f+1] - t[f]|², feet's steps (F-1, P, 3), by how surely they stand (F-1, P)."""
     trust = standing**2 / STANDING_SIGMA**2  # (F-1, P)
-    push = (trust[..., None] * np.diff(feet, axis=0)).sum(1)  # (F-1, 3)
+    push = (trust[..., None] * steps).sum(1)  # (F-1, 3)
     total = trust.sum(-1)
     for axis in range(AXES):
         rows, column = slice(axis, None, AXES), slice(axis, axis + 1)
