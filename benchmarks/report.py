@@ -16,12 +16,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.harness import Result
-from moro.io.atomic import atomic_path, write_json
+from moro.io.atomic import write_json
+from moro.io.documents import markdown_table, replace_parts
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs/benchmarks.md"
 CEILING = "ceilings.matmul"
-START, END = "<!-- results: start -->", "<!-- results: end -->"
 COLUMNS = (
     "what", "size", "twin ms", "ours ms", "ratio", "twin MB", "ours MB", "difference", "target", "met?"
 )  # fmt: skip
@@ -99,12 +99,8 @@ def read_results(path: Path) -> tuple[Machine | None, dict[str, Result]]:
 
 
 def update_document(document: Path, machine: Machine, results: Mapping[str, Result]) -> None:
-    """Replace what stands between the two marks of the document."""
-    before, rest = document.read_text().split(START)
-    after = rest.split(END)[1]
-    text = f"{START}\n{machine}\n\n{markdown(results.values())}\n{END}"
-    with atomic_path(document) as temporary:
-        temporary.write_text(before + text + after)
+    """Replace the part `results` of the document."""
+    replace_parts(document, {"results": f"{machine}\n\n{markdown(results.values())}\n"})
 
 
 # ---------------------------------------------------------------------------------------------------- tables
@@ -173,8 +169,7 @@ def notes_of(results: Iterable[Result]) -> list[str]:
 def markdown(results: Iterable[Result]) -> str:
     """For the document; times are per unit, memory is above that of the imports."""
     results = list(results)
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *(cells(result) for result in results)]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    text = markdown_table(COLUMNS, (cells(result) for result in results)).rstrip("\n")
     for title, below in (("Notes", notes_of(results)), ("Roofline", roofline(results))):
         text += f"\n\n{title}:\n\n" + "\n".join(f"- {line}" for line in below) if below else ""
     return text

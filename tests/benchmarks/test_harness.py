@@ -10,8 +10,6 @@ import pytest
 from benchmarks.harness import Result, Row, Target, difference_of, judge, measure
 from benchmarks.report import (
     CEILING,
-    END,
-    START,
     Machine,
     read_results,
     roofline,
@@ -20,6 +18,8 @@ from benchmarks.report import (
     write_results,
 )
 from tests.benchmarks import trivial
+
+MARKS = "<!-- results: start -->", "<!-- results: end -->"  # of docs/benchmarks.md
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_files_of_results(result: Result, tmp_path: Path) -> None:
     again, results = read_results(path)
     assert again == machine and results == {result.name: result, skipped.name: skipped}
     document = tmp_path / "doc.md"
-    document.write_text(f"before\n{START}\nold\n{END}\nafter\n")
+    document.write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
     update_document(document, machine, results)
     text = document.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from moro.errors import MoroError
-from scripts.open.card import DOCUMENTS, ROOT, filled, tables
+from moro.io.documents import with_parts
+from scripts.open.card import DOCUMENTS, ROOT, tables
 
 RESULTS = json.loads((ROOT / "docs/open_results.json").read_text(encoding="utf-8"))
 
@@ -13,7 +14,7 @@ RESULTS = json.loads((ROOT / "docs/open_results.json").read_text(encoding="utf-8
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_documents_hold_the_measured_figures(document) -> None:
     text = document.read_text(encoding="utf-8")
-    assert "<!-- table: hidden -->" in text and filled(text, tables(RESULTS)) == text
+    assert "<!-- hidden: start -->" in text and with_parts(text, tables(RESULTS)) == text
 
 
 def test_a_table_says_what_was_measured() -> None:
@@ -28,6 +29,7 @@ def test_a_table_says_what_was_measured() -> None:
     assert all(len({line.count("|") for line in table}) == 1 for table in lines)  # as many cells in every row
 
 
-def test_a_table_that_there_is_not_is_refused() -> None:
-    with pytest.raises(MoroError, match="no table nothing; there are clean, "):
-        filled("<!-- table: nothing -->\n<!-- /table -->", tables(RESULTS))
+@pytest.mark.parametrize("text", ["<!-- nothing: start -->\n<!-- nothing: end -->", "no marks", ""])
+def test_a_table_that_there_is_not_is_refused(text: str) -> None:
+    with pytest.raises(MoroError, match="there are clean, "):
+        with_parts(text, tables(RESULTS))
