@@ -72,6 +72,14 @@ def shard_of(size: int, rank: int, processes: int) -> range:
 # ------------------------------------------------------------------------------------------------ strategies
 
 
+def steps_fused(system: pl.LightningModule) -> bool:
+    """Whether AdamW may update all weights in one pass over memory, three times as fast on CPU.
+
+    Not under mixed precision, where Lightning refuses to clip its gradients.
+    """
+    return system._trainer is None or "mixed" not in str(system.trainer.precision)
+
+
 def build_trainer(find_unused: bool = False, **settings: Any) -> pl.Trainer:
     """Lightning's Trainer; on several devices DDP, or FSDP with strategy="fsdp".
 

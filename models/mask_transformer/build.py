@@ -208,9 +208,12 @@ def build_system(cfg: DictConfig, initialise: bool = True) -> MoRoSystem:
 def build_lifting(cfg: DictConfig, checkpoint: str | Path | None = None) -> LiftingSystem:
     """The system of option=backbone_pretrain, with the weights of an earlier run if a checkpoint is given.
 
+    No tokenizer is asked for if there are no token ids to learn (dataset.cache_tokens=false).
     Raises MoroError if it is missing or does not fit.
     """
-    codebook = load_mesh_vqvae(cfg.model.vqvae.model_path, cfg.model.vqvae).get_codebook()
+    codebook = None
+    if cfg.dataset.cache_tokens:
+        codebook = load_mesh_vqvae(cfg.model.vqvae.model_path, cfg.model.vqvae).get_codebook()
     system = LiftingSystem(cfg, build_backbone(cfg.model.backbone), codebook)
     if checkpoint is not None:
         _log.info("weights: %s", checkpoint)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.backbones.base import Backbone
-from models.distributed import log_weight, means_over_processes
+from models.distributed import log_weight, means_over_processes, steps_fused
 from models.mask_transformer.optimisation import build_optimizer
 from moro.geometry.alignment import similarity_align
 from moro.geometry.camera import translation_to_weak, view_rotation
@@ -67,15 +67,15 @@ class TokenHead(nn.Module):
 class LiftingSystem(pl.LightningModule):
     """A backbone under small heads; in the checkpoint as `backbone.*`, `heads.*` and `token_head.*`.
 
-    Where the batch has token ids, their embeddings in the codebook (K, D) are a target as well; where it has
-    `standing` (B, F, 4|6), so is that.
+    Where the batch has token ids, their embeddings in the codebook (K, D) are a target as well (None: there
+    is no tokenizer yet, and no ids); where it has `standing` (B, F, 4|6), so is that.
     """
 
-    def __init__(self, cfg: DictConfig, backbone: Backbone, codebook: Tensor) -> None:
+    def __init__(self, cfg: DictConfig, backbone: Backbone, codebook: Tensor | None) -> None:
         super().__init__()
         self.cfg, self.backbone = cfg, backbone
-        centred = codebook.detach() - codebook.mean(0)
-        self.register_buffer("codes", centred / centred.square().sum(-1).mean().sqrt(), persistent=False)
+        codes = None if codebook is None else _of_unit_deviation(codebook.detach())
+        self.register_buffer("codes", codes, persistent=False)
         num_cond = math.prod(cfg.model.backbone.out_HW)
         features = num_cond * backbone.out_channels
         self.heads = nn.ModuleDict({name: nn.Linear(features, size) for name, (size, _) in TARGETS.items()})
@@ -87,6 +87,7 @@ class LiftingSystem(pl.LightningModule):
             cfg.model.dim_token,
             cfg.model.dst_former.aligned,
         )
+        self.token_head.requires_grad_(codebook is not None)
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         """Predictions (B, F, size) by name, and embeddings (B, F, J, D) of the mesh tokens."""
@@ -141,7 +142,13 @@ class LiftingSystem(pl.LightningModule):
         self.log_dict(logged, sync_dist=True, batch_size=log_weight(len(joints)))
 
     def configure_optimizers(self) -> dict[str, Any]:
-        return build_optimizer(self.parameters(), self.cfg.optim)
+        return build_optimizer(self.parameters(), self.cfg.optim, steps_fused(self))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[METADATA_KEY] = {"task": "backbone"}
+
+
+def _of_unit_deviation(codebook: Tensor) -> Tensor:
+    """(K, D) codes about their mean, of length 1 in the mean square."""
+    centred = codebook - codebook.mean(0)
+    return centred / centred.square().sum(-1).mean().sqrt()

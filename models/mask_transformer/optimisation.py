@@ -9,13 +9,16 @@ from torch.optim import AdamW, Optimizer, lr_scheduler
 from moro.errors import MoroError
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], optim: Mapping[str, Any]) -> dict[str, Any]:
+def build_optimizer(
+    parameters: Iterable[nn.Parameter], optim: Mapping[str, Any], fused: bool = False
+) -> dict[str, Any]:
     """AdamW on what is trained and the schedule of `optim.scheduler`, as Lightning wants them.
 
     optim  lr, weight_decay, scheduler (see `build_scheduler`; None: constant rate)
+    fused  steps in one pass over memory (models.distributed.steps_fused)
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    optimizer = AdamW(trained, lr=optim["lr"], weight_decay=optim["weight_decay"])
+    optimizer = AdamW(trained, lr=optim["lr"], weight_decay=optim["weight_decay"], fused=fused or None)
     schedule = optim.get("scheduler")
     if schedule is None:
         return {"optimizer": optimizer}

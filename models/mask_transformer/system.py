@@ -14,7 +14,13 @@ from torch import Tensor, nn
 
 from models.backbones.base import Backbone
 from models.backbones.vit import VisionBlock
-from models.distributed import log_weight, mean_over_processes, means_over_processes, shard_parameters
+from models.distributed import (
+    log_weight,
+    mean_over_processes,
+    means_over_processes,
+    shard_parameters,
+    steps_fused,
+)
 from models.mask_transformer.blocks import Block, PostNormLayer
 from models.mask_transformer.data.base import NOT_PER_FRAME
 from models.mask_transformer.decoding import DecodingOptions, generate
@@ -502,7 +508,7 @@ class MoRoSystem(pl.LightningModule):
     # ---------------------------------------------------------------------------- optimiser, checkpoints
 
     def configure_optimizers(self) -> dict[str, Any]:
-        return build_optimizer(self.parameters(), self.cfg.optim)
+        return build_optimizer(self.parameters(), self.cfg.optim, steps_fused(self))
 
     def metadata(self) -> dict[str, str]:
         """What a weight file of ours says beside its tensors; plain strings."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric
 
-from models.distributed import log_weight, mean_over_processes, means_over_processes
+from models.distributed import log_weight, mean_over_processes, means_over_processes, steps_fused
 from models.mesh_vq_vae.data.meshes import MeshMaker
 from models.mesh_vq_vae.network import MeshVQVAE, Reconstruction, check_connection, tokenizer_tensors
 from models.mesh_vq_vae.quantiser import perplexity
@@ -121,7 +121,8 @@ class TokenizerSystem(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         parameters = [p for p in self.mesh_vqvae.parameters() if p.requires_grad]  # all but the codebook
         optimizer = torch.optim.AdamW(parameters, lr=self.optim["lr"], betas=(0.9, 0.99),
-                                      weight_decay=self.optim["weight_decay"])
+                                      weight_decay=self.optim["weight_decay"],
+                                      fused=steps_fused(self) or None)
         schedule = self.optim.get("lr_scheduler")
         if schedule is None:
             return optimizer

@@ -6,8 +6,9 @@ detector's own metric landmarks, frame by frame, and MoRo as the demo runs it, t
 
 import logging
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -61,23 +62,45 @@ def compare_with_reference(
     cameras = read_calibration(_existing(folder / CALIBRATION))
     reference = load_reference(cfg, cameras, folder, work)
     result: Result = {}
+    for shown in subjects(cfg, cameras, reference, folder, names, work):
+        K = intrinsics(float(shown.camera.K[0, 0]), shown.image_size)
+        ours = recover_landmarks(cfg, system, body, shown.track, K, shown.image_size)
+        methods = {"BlazePose": metric_landmarks(shown.track), "MoRo": ours}
+        found = {name: scores(points[:, POINTS], shown.truth) for name, points in methods.items()}
+        found["BlazePose"]["Seen [%]"] = 100 * shown.track.presence
+        result.setdefault(shown.camera.name, {})[shown.kind] = found
+    return result, reference
+
+
+class Subject(NamedTuple):
+    """The person of the reference in one clip of one camera."""
+
+    camera: CalibratedCamera
+    kind: str  # of clip: clean | occluded
+    image_size: tuple[int, int]  # width, height
+    track: Track
+    truth: Tensor  # (T, 16, 3) metres, camera frame
+    image: NDArray  # (T, 16, 2) pixels
+
+
+def subjects(
+    cfg: DictConfig,
+    cameras: Sequence[CalibratedCamera],
+    reference: Reference,
+    folder: Path,
+    names: Collection[str] | None,
+    work: Path,
+) -> Iterator[Subject]:
+    """What is to be measured: each of the cameras (`names`; None: all), clean and occluded."""
     for view, camera in enumerate(cameras):
         if names is not None and camera.name not in names:
             continue
-        result[camera.name] = {}
         for kind, pattern in CLIPS.items():
             path = _existing(folder / pattern.format(camera.name))
             frames, moment = open_video(path, FPS), reference.delayed(LAG[kind])
-            tracks = tracks_of(cfg, frames, work / path.stem)
-            track = subject_of(tracks, moment.in_image(camera, view), path)
-            K = intrinsics(float(camera.K[0, 0]), (frames.width, frames.height))
-            ours = recover_landmarks(cfg, system, body, track, K, (frames.width, frames.height))
-            methods = {"BlazePose": metric_landmarks(track), "MoRo": ours}
-            result[camera.name][kind] = {
-                name: scores(points[:, POINTS], moment.in_camera(camera)) for name, points in methods.items()
-            }
-            result[camera.name][kind]["BlazePose"]["Seen [%]"] = 100 * track.presence
-    return result, reference
+            image = moment.in_image(camera, view)
+            track = subject_of(tracks_of(cfg, frames, work / path.stem), image, path)
+            yield Subject(camera, kind, (frames.width, frames.height), track, moment.in_camera(camera), image)
 
 
 def load_reference(

@@ -24,6 +24,8 @@ class CameraRanges:
     high: tuple[float, float] = (2.4, 3.5)
     max_elevation: float = 50.0  # steepest view of the person, up or down
     roll_sigma: float = 2.0  # normal, cut at three sigma
+    tilted_share: float = 0.0  # of the cameras are held askew instead:
+    tilted: tuple[float, float] = (-18.0, 18.0)
     close_share: float = 0.12  # of the cameras are so close that they see part of the person:
     close: tuple[float, float] = (0.95, 2.2)
     aim_x: tuple[float, float] = (0.2, 0.8)  # where in the image the person stands at that frame
@@ -60,6 +62,8 @@ def sample_camera(joints: Tensor, rng: np.random.Generator, ranges: CameraRanges
     azimuth = rng.uniform(0, 2 * np.pi)
     level = rng.uniform(*(ranges.high if rng.random() < ranges.high_share else ranges.height))
     roll = np.radians(np.clip(rng.standard_normal(), -3, 3) * ranges.roll_sigma)
+    if ranges.tilted_share and rng.random() < ranges.tilted_share:
+        roll = np.radians(rng.uniform(*ranges.tilted))
     aim = (rng.uniform(*ranges.aim_x) * width, rng.uniform(*ranges.aim_y) * height)
     K = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]])
     for _ in range(6):

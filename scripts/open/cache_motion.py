@@ -1,7 +1,8 @@
-"""Make the motion caches of the open training data before stages that start side by side ask for them: one
-for stages 1 and 2, one for all others.
+"""Make the motion cache of the open training data before stages that start side by side ask for it.
 
     python scripts/open/cache_motion.py [preset=open tag=... model.vqvae.model_path=... key=value ...]
+
+With dataset.cache_tokens=false without token ids, for which there must be a tokenizer.
 """
 
 import logging
@@ -19,9 +20,8 @@ from moro.errors import ExitOnMoroError
 def main() -> None:
     logging.basicConfig(level=logging.INFO)
     with ExitOnMoroError():
-        for stage in ("pose_pretrain", "image_pretrain"):  # they differ in dataset.cache_mixed
-            cfg, _ = resolve_paths(compose_config("config", [f"option={stage}", *sys.argv[1:]]))
-            build_dataset(cfg, "train")
+        cfg, _ = resolve_paths(compose_config("config", ["option=backbone_pretrain", *sys.argv[1:]]))
+        build_dataset(cfg, "train")
 
 
 if __name__ == "__main__":

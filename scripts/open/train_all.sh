@@ -36,7 +36,10 @@ stage() { # <stage> <threads> [overrides ...]
   run "$RUN/$name" "$threads" train_mask_transformer.py "option=$name" $STAGE "$@"
 }
 
-# The backbone goes on from its weights, the rate raised once more: its error was still falling (docs/experiments.md).
+cache() { OMP_NUM_THREADS=1 $PYTHON scripts/open/cache_motion.py $STAGE "$@"; }
+
+# The backbone begins while there is no tokenizer yet, and goes on from its weights, with mesh tokens as a further
+# target and the rate raised once more.
 longer() {
   local folder=$RUN/backbone_pretrain_longer
   local start="resume_weights_only=true resume_ckpt=$RUN/backbone_pretrain/checkpoints/last.ckpt"
@@ -45,11 +48,15 @@ longer() {
 }
 
 [ -e datasets/open/motion/index.json ] || $PYTHON scripts/preprocess/process_mocap.py --source "$SOURCE"
-run "$TOKENIZER" 2 train_mesh_vqvae.py $COMMON
 
-OMP_NUM_THREADS=2 $PYTHON scripts/open/cache_motion.py $STAGE
+# no && below: it would switch `set -e` off
+{ cache dataset.cache_tokens=false; stage backbone_pretrain 1 dataset.cache_tokens=false; } &
+pid=$!
+run "$TOKENIZER" 1 train_mesh_vqvae.py $COMMON
+cache # token ids
+wait $pid
 
-{ stage backbone_pretrain 1; longer; stage image_pretrain 1; stage video_pretrain 1; } & # no &&: it would switch `set -e` off in them
+{ longer; stage image_pretrain 1; stage video_pretrain 1; } &
 pid=$!
 stage pose_pretrain 1
 stage motion_pretrain 1

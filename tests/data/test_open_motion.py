@@ -25,7 +25,7 @@ from moro.errors import MoroError
 from moro.geometry.camera import project
 from moro.geometry.trajectory import stats_from_clips
 from moro.synth.dataset_files import cmu_trial, read_amass_folder, split_of
-from moro.synth.landmarks import EXACT
+from moro.synth.landmarks import CROWDED, EXACT
 from scripts.preprocess import process_mocap
 
 
@@ -293,10 +293,14 @@ def _ids_of(mesh: torch.Tensor) -> torch.Tensor:
 
 
 def test_cached_people_are_the_posed_ones(root: Path, body: BodyModel, tmp_path: Path) -> None:
+    ids_file = tmp_path / "cache" / "ids.npy"
     made = _dataset(root, body, motions=3)
-    made.use_cache(tmp_path / "cache", 2, _ids_of)
+    made.use_cache(tmp_path / "cache", 2)
+    assert made.cache.clip(0, 0, 5)[1] is None and "ids" not in made[0, 1]  # no tokenizer yet
+    made.use_tokens(ids_file, _ids_of)
     opened = _dataset(root, body, motions=3)
-    opened.use_cache(tmp_path / "cache", 2, pytest.fail)  # nothing is tokenised again
+    opened.use_cache(tmp_path / "cache", 2)
+    opened.use_tokens(ids_file, pytest.fail)  # nothing is tokenised again
     person, ids = opened.cache.clip(performance=3, start=5, frames=20)
     posed = next(made._performance(1, 1))
     torch.testing.assert_close(person.joints(), posed.joints()[5:25])
@@ -309,8 +313,11 @@ def test_some_cached_people_have_the_arms_of_another_motion(
     root: Path, body: BodyModel, tmp_path: Path
 ) -> None:
     dataset = _dataset(root, body, motions=3)
-    dataset.use_cache(tmp_path / "cache", 1, _ids_of, mixed=1)
+    dataset.use_cache(tmp_path / "cache", 1, mixed=1)
     assert len(dataset.cache.first) == 6 and list(dataset.cache.motion) == [0, 0, 1, 1, 2, 2]
+    assert (dataset._performance_share > 0).all()
+    dataset.use_cache(tmp_path / "cache", 1, mixed=1, show_mixed=False)
+    assert (dataset._performance_share > 0).tolist() == [True, False] * 3
     one, again = (next(dataset._performance(0, 1, True)).local_joints for _ in range(2))
     assert torch.equal(one, again)
     rng = np.random.default_rng(0)
@@ -327,10 +334,11 @@ def test_some_cached_people_have_the_arms_of_another_motion(
 
 def test_the_observer_of_training_can_be_made_simple() -> None:
     cfg = compose_config("config", ["option=video_pretrain", "preset=open"]).dataset
-    assert training_world(cfg) == WorldRanges()
+    usual = training_world(cfg)
+    assert usual.occlusion == WorldRanges().occlusion and usual.detector == CROWDED
     cfg.occlusion = cfg.detector_noise = False
     world = training_world(cfg)
-    assert world.occlusion.clear == 1 and world.detector == EXACT and world.cameras == WorldRanges().cameras
+    assert world.occlusion.clear == 1 and world.detector == EXACT and world.cameras == usual.cameras
 
 
 def test_frames_carry_their_neighbours_along(root: Path, body: BodyModel) -> None:
@@ -359,27 +367,29 @@ def test_training_clips_are_observed_with_their_neighbours(
     assert all(part.shape == (20, 2, 33, 4) for part in drawn)
     alone = sum(not part.any() for part in drawn)
     assert 0 < alone < 15  # some know nothing of their neighbours
-    dataset.use_cache(tmp_path / "cache", 1, _ids_of)
+    dataset.use_cache(tmp_path / "cache", 1)
+    dataset.use_tokens(tmp_path / "cache" / "ids.npy", _ids_of)
     sample = dataset[0, 1]
     assert sample["neighbours"].shape == (20, 2, 33, 4) and len(sample["ids"]) == 20
 
 
 def test_samples_from_the_cache(root: Path, body: BodyModel, tmp_path: Path) -> None:
     dataset = _dataset(root, body, motions=3)
-    dataset.use_cache(tmp_path / "cache", 1, _ids_of)
+    dataset.use_cache(tmp_path / "cache", 1)
+    dataset.use_tokens(tmp_path / "cache" / "ids.npy", _ids_of)
     sample, again = dataset[0, 1], dataset[0, 1]
     assert sample["ids"].shape == (20, 2) and "mesh" not in sample
     assert sample["landmarks"].shape == (20, 33, 4) and sample["contact_label"].shape == (19, 4)
     for key in ("landmarks", "rotation", "ids"):
         assert torch.equal(sample[key], again[key])
     single = _dataset(root, body, motions=3, clip_len=1, draws=2)
-    single.use_cache(tmp_path / "cache", 1, pytest.fail)
+    single.use_cache(tmp_path / "cache", 1)
     samples = [single[0, number] for number in range(40)]
     assert all(part["rotation"].shape == (1, 3, 3) and "contact_label" not in part for part in samples)
     intrinsics = {tuple(part["K"].flatten().tolist()) for part in samples}
     assert len(intrinsics) == 2  # one camera each
     other = _dataset(root, body, motions=3, clip_len=1, draws=2)
-    other.use_cache(tmp_path / "cache", 1, pytest.fail)
+    other.use_cache(tmp_path / "cache", 1)
     assert torch.equal(other[0, 39]["landmarks"], samples[39]["landmarks"])  # whatever was made before
     later = {tuple(other[DRAW_EPOCHS, number]["K"].flatten().tolist()) for number in range(20)}
     assert len(later) == 2 and not later & intrinsics and len(other._kept) == 2
@@ -387,5 +397,14 @@ def test_samples_from_the_cache(root: Path, body: BodyModel, tmp_path: Path) -> 
 
 def test_a_damaged_cache_is_named(root: Path, body: BodyModel, tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
+    dataset = _dataset(root, body, motions=1)
     with pytest.raises(MoroError, match="delete the folder"):
-        _dataset(root, body, motions=1).use_cache(tmp_path / "cache", 1, _ids_of)
+        dataset.use_cache(tmp_path / "cache", 1)
+    dataset.use_cache(tmp_path / "other", 1)
+    ids = tmp_path / "ids.npy"
+    np.save(ids, np.zeros((3, 2), np.int16))  # of other performances
+    with pytest.raises(MoroError, match="ids.npy has 3 frames"):
+        dataset.use_tokens(ids, _ids_of)
+    ids.write_bytes(b"no array")
+    with pytest.raises(MoroError, match="damaged"):
+        dataset.use_tokens(ids, _ids_of)

@@ -69,6 +69,20 @@ def test_it_learns_single_frames(aligned: bool) -> None:
         assert value.item() < 0.75 * first[name], name
 
 
+def test_it_can_begin_before_there_is_a_tokenizer() -> None:
+    cfg = small_config("backbone_pretrain")
+    system, batch = LiftingSystem(cfg, build_backbone(cfg.model.backbone), None), _batch()
+    del batch["ids"]
+    terms, _ = system.losses(batch)
+    terms["loss"].backward()
+    assert "token" not in terms and terms["loss"].isfinite()
+    for name, parameter in system.named_parameters():
+        unasked = name.startswith(("token_head.", "heads.standing."))  # the batch has neither
+        assert (parameter.grad is None) == unasked, name
+    with_tokenizer = LiftingSystem(cfg, build_backbone(cfg.model.backbone), torch.randn(16, 9))
+    assert with_tokenizer.load_state_dict(system.state_dict())  # and goes on with one
+
+
 def test_it_starts_from_the_weights_of_an_earlier_run(tmp_path: Path) -> None:
     cfg, _ = resolve_paths(compose_config("config", ["option=backbone_pretrain", "preset=open"]))
     checkpoint = tmp_path / "last.ckpt"

@@ -143,3 +143,34 @@ def test_swapped_legs_are_exchanged() -> None:
     out = observe_landmarks(points, clear, clear, SIZE, np.random.default_rng(1), noise)
     np.testing.assert_allclose(out[0, 25, :2], points[0, 26], rtol=1e-5)  # knees
     np.testing.assert_allclose(out[0, 23, :2], points[0, 23], rtol=1e-5)  # hips stay
+
+
+def test_limbs_behind_people_are_wrong_and_sure() -> None:
+    points = _clip()
+    hidden = np.zeros((60, 33), bool)
+    hidden[:, 25:] = True  # both legs
+    quiet = {"swap_legs": 0, "swap_arms": 0, "swap_all": 0, "frame_miss": 0, "drop_hidden": 0}
+
+    def visibility(noise: DetectorNoise) -> tuple[np.ndarray, np.ndarray]:
+        """Of the knees and feet, and of the rest."""
+        rngs = (np.random.default_rng(seed) for seed in range(30))
+        seen = [
+            observe_landmarks(points, hidden, np.zeros_like(hidden), SIZE, rng, noise)[..., 2] for rng in rngs
+        ]
+        return np.concatenate(seen)[:, 25:], np.concatenate(seen)[:, :25]
+
+    (doubted, rest), (sure, same) = (visibility(DetectorNoise(claimed=share, **quiet)) for share in (0.0, 1.0))
+    assert np.median(doubted) < 0.3 and 0.75 < np.median(sure) < 0.9
+    assert np.median(rest) == pytest.approx(np.median(same), abs=0.01)
+
+
+def test_some_cameras_are_held_askew() -> None:
+    person = _person()
+
+    def roll(seed: int, ranges: CameraRanges) -> float:
+        up = sample_camera(person, np.random.default_rng(seed), ranges).world2cam[:3, 2]
+        return abs(float(np.degrees(np.arctan2(up[0], -up[1]))))
+
+    askew = CameraRanges(tilted_share=1.0, tilted=(15.0, 18.0))
+    usual, tilted = (np.mean([roll(seed, one) for seed in range(40)]) for one in (CameraRanges(), askew))
+    assert usual < 6 and 13 < tilted < 20  # degrees; aiming beside the middle turns cameras a little, too

@@ -4,6 +4,9 @@ Posing and tokenising a body costs more than everything else in a sample. So eac
 `dataset.cache_variants` times, by people of other shapes, mirrored and at other speeds, and only joints,
 landmarks, trajectory and token ids are kept (about 0.8 kB per frame). What depends on the observer (heading,
 camera, occlusion, detector errors) is still drawn anew for every sample.
+
+Token ids are a file of their own for each tokenizer: a backbone can learn while the tokenizer is still
+trained.
 """
 
 import hashlib
@@ -12,7 +15,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +25,15 @@ from tqdm import tqdm
 
 from models.mask_transformer.data.items import LocalBody
 from moro.errors import MoroError
+from moro.io.atomic import atomic_path
 
 _log = logging.getLogger(__name__)
 
-LAYOUT = 1  # of the files; a change makes old folders stale
+LAYOUT = 2  # of the files; a change makes old folders stale
 CHUNK = 256  # frames posed at once
 FIRST_ROWS = 65_536  # a large array from the start
 Tokenise = Callable[[Tensor], Tensor]  # local meshes (F, V, 3) → ids (F, J)
+Performances = Iterable[tuple[int, Iterable[LocalBody]]]  # number of the motion, the person in runs of frames
 
 
 @dataclass(frozen=True)
@@ -45,12 +50,11 @@ class StoredLandmarks:
 class CachedMotion:
     """Performances one after another; N frames in all, P performances.
 
-    ids (N, J) int16 · local_joints (N, 22, 3) · landmarks (N, 33, 3) relative to the pelvis · rotation
-    (N, 3, 3) and translation (N, 3) of the pelvis in the z-up world, metres · first, length (P,) ·
-    motion (P,) number of the motion a performance is of
+    local_joints (N, 22, 3) · landmarks (N, 33, 3) relative to the pelvis · rotation (N, 3, 3) and
+    translation (N, 3) of the pelvis in the z-up world, metres · first, length (P,) · motion (P,) number of
+    the motion a performance is of · ids (N, J) int16, None without a tokenizer
     """
 
-    ids: np.ndarray
     local_joints: np.ndarray
     landmarks: np.ndarray
     rotation: np.ndarray
@@ -58,9 +62,10 @@ class CachedMotion:
     first: np.ndarray
     length: np.ndarray
     motion: np.ndarray
+    ids: np.ndarray | None = None
 
-    def clip(self, performance: int, start: int, frames: int) -> tuple[LocalBody, Tensor]:
-        """The person (without a mesh) and token ids (F, J) from frame `start` on."""
+    def clip(self, performance: int, start: int, frames: int) -> tuple[LocalBody, Tensor | None]:
+        """The person (without a mesh) and token ids (F, J), if there are any, from frame `start` on."""
         begin = int(self.first[performance]) + start
         rows = slice(begin, begin + frames)
 
@@ -75,10 +80,10 @@ class CachedMotion:
             translation=part(self.translation)[:, None],
             output=StoredLandmarks(part(self.landmarks)),
         )
-        return person, part(self.ids).long()
+        return person, None if self.ids is None else part(self.ids).long()
 
 
-ARRAYS = tuple(CachedMotion.__dataclass_fields__)
+ARRAYS = tuple(name for name in CachedMotion.__dataclass_fields__ if name != "ids")
 
 
 def cache_key(*parts: str | int) -> str:
@@ -87,28 +92,22 @@ def cache_key(*parts: str | int) -> str:
 
 
 def open_cache(folder: Path) -> CachedMotion:
-    """Memory-mapped arrays of a finished cache. MoroError if it is damaged."""
-    try:
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS}
-    except (OSError, ValueError) as error:
-        raise MoroError(f"The motion cache {folder} is damaged ({error}); delete the folder.") from error
-    return CachedMotion(**arrays)
+    """Memory-mapped arrays of a finished cache, without token ids. MoroError if it is damaged."""
+    return CachedMotion(**{name: _open_array(folder / f"{name}.npy") for name in ARRAYS})
 
 
 @torch.no_grad()
-def build_cache(
-    folder: Path, performances: Iterable[tuple[int, Iterable[LocalBody]]], count: int, tokenise: Tokenise
-) -> CachedMotion:
+def build_cache(folder: Path, performances: Performances, count: int) -> CachedMotion:
     """Write a cache and open it; an interrupted build leaves nothing behind.
 
-    performances  (number of the motion, the person in runs of frames); count: how many, for the progress bar
+    count  of the performances, for the progress bar
     """
     rows = {name: _Rows() for name in ARRAYS}
     total = 0
     for motion, parts in tqdm(performances, total=count, desc="motion cache", unit="clip", disable=None):
         length = 0
         for person in parts:
-            _append(rows, person, tokenise(person.mesh))
+            _append(rows, person)
             length += len(person.local_joints)
         for name, value in (("first", total), ("length", length), ("motion", motion)):
             rows[name].extend(np.array([value], dtype=np.int64))
@@ -125,6 +124,35 @@ def build_cache(
         shutil.rmtree(temporary, ignore_errors=True)
     _log.info("motion cache: %d performances, %d frames in %s", count, total, folder)
     return open_cache(folder)
+
+
+@torch.no_grad()
+def with_tokens(
+    cache: CachedMotion, file: Path, performances: Performances, tokenise: Tokenise
+) -> CachedMotion:
+    """The cache with the token ids of `file`, which is written if need be.
+
+    performances  the same as the cache is of: they are made once more, as meshes are not kept
+    Raises MoroError if the file is damaged or of other performances.
+    """
+    if not file.is_file():
+        rows, count = _Rows(), len(cache.length)
+        for _, parts in tqdm(performances, total=count, desc="token ids", unit="clip", disable=None):
+            for person in parts:
+                rows.extend(tokenise(person.mesh).to(torch.int16).numpy())
+        with atomic_path(file) as temporary, temporary.open("wb") as opened:
+            np.save(opened, rows.array())
+    ids = _open_array(file)
+    if len(ids) != len(cache.rotation):
+        raise MoroError(f"{file} has {len(ids)} frames, its cache {len(cache.rotation)}; delete the file.")
+    return replace(cache, ids=ids)
+
+
+def _open_array(file: Path) -> np.ndarray:
+    try:
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise MoroError(f"The motion cache {file.parent} is damaged ({error}); delete the folder.") from error
 
 
 class _Rows:
@@ -148,9 +176,8 @@ class _Rows:
         return self.buffer[: self.count]
 
 
-def _append(rows: dict[str, _Rows], person: LocalBody, ids: Tensor) -> None:
+def _append(rows: dict[str, _Rows], person: LocalBody) -> None:
     values = {
-        "ids": ids.to(torch.int16),
         "local_joints": person.local_joints,
         "landmarks": person.output.landmarks() - person.root_pos,
         "rotation": person.rotation,

@@ -8,7 +8,7 @@ shape, camera, occlusion, detector errors. Validation and test are fixed.
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,12 @@ from models.mask_transformer.data.items import (
 from models.mask_transformer.data.motion_cache import (
     CHUNK,
     CachedMotion,
+    Performances,
     Tokenise,
     build_cache,
     cache_key,
     open_cache,
+    with_tokens,
 )
 from models.mesh_vq_vae.network import load_mesh_vqvae
 from moro.body.loading import load_body_model
@@ -45,7 +47,7 @@ from moro.geometry.rotation import rotvec_to_matrix
 from moro.geometry.trajectory import STATISTICS_CLIP_LENGTH
 from moro.io.weights import digest
 from moro.synth.cameras import Camera, CameraRanges, sample_camera
-from moro.synth.landmarks import EXACT, DetectorNoise, observe_landmarks
+from moro.synth.landmarks import CROWDED, EXACT, DetectorNoise, observe_landmarks
 from moro.synth.occlusion import OcclusionRanges, behind_torso, outside_image, sample_occlusion
 from moro.synth.skeleton import (
     UPPER_BODY,
@@ -57,7 +59,7 @@ from moro.synth.skeleton import (
 SPEED = (0.8, 1.25)  # of a training clip relative to the capture
 MIRRORED = 0.5  # share of mirrored training clips
 FAMILY_POWER = 0.5  # a family's share of the samples grows with this power of its length
-DRAW_FRAMES, DRAW_SPACING = 8, 7  # clip length 1: frames of one draw of `draws`, and frames between them
+DRAW_FRAMES, DRAW_SPACING = 16, 3  # clip length 1: frames of one draw of `draws`, and frames between them
 DRAW_EPOCHS = 20  # so long is a draw kept: observers seen too often are learned by heart
 SINGLE_FRAME_STRIDE = 5  # of the frames per epoch and in validation when the clip length is 1
 ALONE = 0.15  # share of training clips whose frames know nothing of their neighbours
@@ -215,20 +217,36 @@ class OpenMotionDataset(ClipDataset):
 
     # ---- the motion cache -----------------------------------------------------------------------------
 
-    def use_cache(self, folder: Path, variants: int, tokenise: Tokenise, mixed: int = 0) -> None:
+    def use_cache(self, folder: Path, variants: int, mixed: int = 0, show_mixed: bool = True) -> None:
         """Take training people from the cache in `folder`, which is made if need be.
 
-        variants  performances of each motion;  mixed: as many again with the arms and head of another motion
+        variants    performances of each motion
+        mixed       as many again with the arms and head of another motion
+        show_mixed  samples are of those as well
+        """
+        self._kinds = [kind >= variants for kind in range(variants + mixed)]
+        if folder.is_dir():
+            self.cache = open_cache(folder)
+        else:
+            count = len(self._kinds) * len(self.motions)
+            self.cache = build_cache(folder, self._performances(), count)
+        weight = self.probability[self.cache.motion]  # (P,)
+        if not show_mixed:
+            weight = np.where(np.tile(self._kinds, len(self.motions)), 0, weight)
+        self._performance_share = weight / weight.sum()
+
+    def use_tokens(self, file: Path, tokenise: Tokenise) -> None:
+        """Token ids of the cache for the samples; `file` is made if need be.
+
         tokenise  local meshes (F, V, 3) → ids (F, J)
         """
-        numbers, kinds = range(len(self.motions)), range(variants + mixed)
-        performances = ((n, self._performance(n, kind, kind >= variants)) for n in numbers for kind in kinds)
-        count = len(kinds) * len(numbers)
-        self.cache = (
-            open_cache(folder) if folder.is_dir() else build_cache(folder, performances, count, tokenise)
-        )
-        weight = self.probability[self.cache.motion]  # (P,)
-        self._performance_share = weight / weight.sum()
+        self.cache = with_tokens(self.cache, file, self._performances(), tokenise)
+
+    def _performances(self) -> Performances:
+        """All performances, those of a motion one after another."""
+        for number in range(len(self.motions)):
+            for kind, mixed in enumerate(self._kinds):
+                yield number, self._performance(number, kind, mixed)
 
     def _performance(self, number: int, variant: int, mixed: bool = False) -> Iterator[LocalBody]:
         """A whole motion by one random person, in runs of frames; long enough for a clip."""
@@ -259,7 +277,9 @@ class OpenMotionDataset(ClipDataset):
         person, ids = self.cache.clip(performance, start - before, before + span + after)
         turn = torch.eye(4)
         turn[:3, :3] = _heading(rng.uniform(-np.pi, np.pi))
-        sample = self._observed(person.moved(turn), rng, name="train") | {"ids": ids}
+        sample = self._observed(person.moved(turn), rng, name="train")
+        if ids is not None:
+            sample["ids"] = ids
         return self._part(sample, slice(before, before + span, stride), rng)
 
     def _training_item(self, rng: np.random.Generator) -> dict[str, Any]:
@@ -423,23 +443,25 @@ def build(cfg: DictConfig, split: str) -> OpenMotionDataset:
         seed=cfg.seed if split == "train" else 0,
     )
     if split == "train" and dataset.cache_variants:
-        vqvae = load_mesh_vqvae(cfg.model.vqvae.model_path, cfg.model.vqvae)
+        counts = dataset.cache_variants, dataset.cache_mixed
         index = hashlib.sha256((root / "motion" / "index.json").read_bytes()).hexdigest()
         names = ",".join(motion.name for motion in motions.motions)
-        counts = dataset.cache_variants, dataset.cache_mixed
-        key = cache_key(index, digest(vqvae.state_dict()), body.sha256, names, *counts, cfg.seed)
-        motions.use_cache(Path(dataset.cache or root / "cache") / key, counts[0], vqvae.encode, counts[1])
+        key = cache_key(index, body.sha256, names, *counts, cfg.seed)
+        folder = Path(dataset.cache or root / "cache") / key
+        motions.use_cache(folder, *counts, dataset.cache_mixed_shown)
+        if dataset.cache_tokens:
+            vqvae = load_mesh_vqvae(cfg.model.vqvae.model_path, cfg.model.vqvae)
+            motions.use_tokens(folder / f"ids_{digest(vqvae.state_dict())[:16]}.npy", vqvae.encode)
     return motions
 
 
 def training_world(dataset: DictConfig) -> WorldRanges:
-    """The observer of `dataset.occlusion` and `dataset.detector_noise`."""
-    world = WorldRanges()
-    if not dataset.occlusion:
-        world = replace(world, occlusion=replace(world.occlusion, clear=1.0))
-    if not dataset.detector_noise:
-        world = replace(world, detector=EXACT)
-    return world
+    """The observer of `dataset.occlusion` and `dataset.detector_noise`; harder than of held-out motion."""
+    return WorldRanges(
+        cameras=CameraRanges(tilted_share=0.2),
+        occlusion=OcclusionRanges() if dataset.occlusion else OcclusionRanges(clear=1.0),
+        detector=CROWDED if dataset.detector_noise else EXACT,
+    )
 
 
 def read_motions(root: Path, split: str, motions: float | int | None = None) -> list[Motion]:
