@@ -241,7 +241,8 @@ class MoRoLoss(nn.Module):
     ) -> dict[str, Tensor]:
         """Terms by logged name (`loss_ce`, ...) and their weighted sum `loss`.
 
-        batch   see spec: models 0.4, and cano_traj_clean (motion)
+        batch   see spec: models 0.4, and cano_traj_clean (motion); `standing` (B, F, 4|6) teaches the contact
+                head in task image, too
         labels  (B, F, J)         true ids, mask_id where none
         mesh    (B, F', V, 3)     differentiable local mesh of the frames `frames`; None: the true joints take
                                   its place, and terms of the mesh itself are left out
@@ -334,6 +335,10 @@ class MoRoLoss(nn.Module):
                 losses[f"j3d_vel{suffix}"] = distance(moved[suffix].diff(dim=1), target.diff(dim=1), kind)
         if self.task == "video":
             losses |= self._smoothness_terms(moved[""], batch, frames, "")
+        if self.task == "image" and "standing" in batch:  # backbones that look at neighbours can tell
+            losses["contact"] = functional.binary_cross_entropy_with_logits(
+                output.contact.float(), batch["standing"]
+            )
         if self.task == "image" and not self.use_transl and mesh is not None:
             losses |= self._weak_term(batch, output, mesh, frames)
         return losses

@@ -405,7 +405,8 @@ class MotionImageTransformer(nn.Module):
             return self._forward_motion(tokens, cano_input)
         image = self.encode_image(cond, bbox) if image is None else image
         if self.task == "image":
-            return TransformerOutput(**self._camera_outputs(image, self.decode(None, image)))
+            decoding = self.decode(None, image)
+            return TransformerOutput(**self._camera_outputs(image, decoding), contact=decoding.contact)
         if cano_input is None:
             cano_input = self.canonical_input(image.rotation, image.translation)
         motion = None if self.motion_drop else self.encode_motion(tokens, cano_input)

@@ -433,14 +433,15 @@ class MoRoSystem(pl.LightningModule):
         with self.full_precision():
             rotation, translation = self._final_poses(batch, output)
             rotation = smooth_rotations(rotation, sigma)
+            contact = None if self.task == "image" else output.contact
             if self.placement is not None:
-                translation = self.placement(batch, mesh, rotation, translation, output.contact, frames)
+                translation = self.placement(batch, mesh, rotation, translation, contact, frames)
             vertices = mesh @ rotation[:, frames].mT + translation[:, frames]
         return Recovered(
             vertices=vertices,
             rotation=rotation,
             translation=translation,
-            contact=output.contact,
+            contact=contact,
             ids=result.ids,
             masked_ids=masked,
             confidence=result.confidence,

@@ -33,7 +33,7 @@ from moro.metrics.errors import (
     joint_error,
     root_trajectory_error,
 )
-from moro.synth.landmarks import EXACT
+from moro.synth.landmarks import CROWDED, EXACT
 from moro.synth.occlusion import OcclusionRanges
 
 FRAMES_PER_PASS = 256  # single frames given to the network at once
@@ -45,12 +45,14 @@ _ONLY_HIDDEN = OcclusionRanges(
     clear=0, limb=0, lower_body=0.5, side=0.5, whole=0, image_box=0, pole=0, whole_clip=0, max_events=1,
     every=4,
 )  # fmt: skip
+_HIDDEN = replace(_ONLY_HIDDEN, seconds=(1.0, 2.0))
 _CLEAR = OcclusionRanges(clear=1.0)
 SCENARIOS = {
     "clean": WorldRanges(occlusion=_CLEAR),  # nothing occluded but by the image border
-    "hidden": WorldRanges(occlusion=replace(_ONLY_HIDDEN, seconds=(1.0, 2.0))),  # once in four seconds
+    "hidden": WorldRanges(occlusion=_HIDDEN),  # lower body or one side, once in four seconds
     "gap": WorldRanges(occlusion=replace(_ONLY_HIDDEN, seconds=(2.0, 2.0))),  # two seconds each time
     "mixed": WorldRanges(),  # as in training
+    "crowd": WorldRanges(occlusion=_HIDDEN, detector=replace(CROWDED, claimed=1.0)),  # hidden by people
     "exact": WorldRanges(occlusion=_CLEAR, detector=EXACT),  # clean, from landmarks without errors
 }
 STANDARD = ("clean", "hidden", "gap", "mixed")  # the others show what limits the result

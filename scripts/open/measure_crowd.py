@@ -3,8 +3,8 @@
     python scripts/open/measure_crowd.py [--all-cameras] [--data FOLDER] [--work FOLDER] [key=value ...]
 
 Prints, for the landmarks of the reference in cameras 1 and 2 of the multi-view clips (docs/real_video.md),
-clean and with somebody in front: the median error, the share of frames in which it is above 8 % of the person's
-size in the picture, and the detector's median visibility in these.
+clean and with somebody in front: the median error, the share of frames in which it is above 8 % of the
+person's size in the picture, and the detector's median visibility in these.
 """
 
 import argparse

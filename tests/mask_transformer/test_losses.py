@@ -76,11 +76,13 @@ def make_labels(frames: int = F) -> Tensor:
     return labels[:, :frames]
 
 
-def run(task: str, frames: int = F, use_transl: bool = True, part: slice | None = None) -> dict[str, Tensor]:
+def run(
+    task: str, frames: int = F, use_transl: bool = True, part: slice | None = None, **told: Tensor
+) -> dict[str, Tensor]:
     loss = MoRoLoss(task, WEIGHTS, regressor(22), regressor(17), K, use_transl)
     part = part or slice(0, frames)
     mesh = random(B, F, V, 3, seed=20)[:, part]
-    return loss(make_batch(frames), make_output(frames), make_labels(frames), mesh, part, STATS)
+    return loss(make_batch(frames) | told, make_output(frames), make_labels(frames), mesh, part, STATS)
 
 
 def rmse(a: Tensor, b: Tensor) -> Tensor:
@@ -172,6 +174,18 @@ def test_single_frames_have_no_velocity_terms(task: str) -> None:
     names = run(task, frames=1).keys()
     assert not any(part in name for name in names for part in ("vel", "skating", "accel", "contact"))
     assert all(torch.isfinite(value) for value in run(task, frames=1).values())
+
+
+def test_single_frames_that_are_told_what_stands_learn_it() -> None:
+    output = make_output(1)
+    told = (random(B, 1, 4, seed=30) > 0).float()
+    found = run("image", frames=1, standing=told)
+    probability = output.contact.sigmoid()
+    expected = -(told * probability.log() + (1 - told) * (1 - probability).log()).mean()
+    torch.testing.assert_close(found["loss_contact"], expected)
+    plain = run("image", frames=1)
+    torch.testing.assert_close(found["loss"] - plain["loss"], expected)
+    assert set(found) - set(plain) == {"loss_contact"}
 
 
 def test_part_of_the_frames_is_the_loss_of_that_part() -> None:
