@@ -15,6 +15,7 @@ from models.backbones.base import Backbone
 from models.mask_transformer.data.module import MotionDataModule
 from models.mask_transformer.lifting import LiftingSystem
 from models.mask_transformer.losses import H36M_ORDER, LossWeights, MoRoLoss
+from models.mask_transformer.mirror import Mirror
 from models.mask_transformer.network import MaskTransformer, MotionImageTransformer
 from models.mask_transformer.placement import LandmarkPlacement
 from models.mask_transformer.smoother import TokenSmoother
@@ -153,6 +154,18 @@ def build_placement(cfg: DictConfig, body: BodyModel) -> LandmarkPlacement | Non
     return LandmarkPlacement(body.landmark_regressor[:, body.body_vertices], body.joint_regressor)
 
 
+def build_mirror(cfg: DictConfig, body: BodyModel) -> Mirror | None:
+    """What looks at clips a second time, mirrored; None unless `model.test.mirror`.
+
+    Raises MoroError if the body's surface is not the same on both sides.
+    """
+    if not cfg.model.test.mirror or cfg.model.task == "motion":
+        return None
+    if body.mirror_vertices is None:
+        raise MoroError(f"body {body.body_id} is not symmetric; set model.test.mirror=false")
+    return Mirror(body.mirror_vertices)
+
+
 def keypoint_regressor(cfg: DictConfig, body: BodyModel) -> Tensor:
     """(N, V) on the body surface: the body's landmarks if it has them, else H36M's 17 (spec: models 5.2).
 
@@ -199,6 +212,7 @@ def build_system(cfg: DictConfig, initialise: bool = True) -> MoRoSystem:
         build_loss(cfg, body, network.mask_id),
         body.body_id,
         build_placement(cfg, body),
+        build_mirror(cfg, body),
     )
     if initialise:
         _initialise(system, cfg)

@@ -23,7 +23,7 @@ from models.distributed import (
 )
 from models.mask_transformer.blocks import Block, PostNormLayer
 from models.mask_transformer.data.base import NOT_PER_FRAME
-from models.mask_transformer.decoding import DecodingOptions, generate
+from models.mask_transformer.decoding import DecodingOptions, Generation, generate
 from models.mask_transformer.draws import Draws, draws_of, seeded
 from models.mask_transformer.evaluation import PredictedMeshes, motion_metrics
 from models.mask_transformer.losses import MoRoLoss, code_loss, gumbel_tokens
@@ -37,6 +37,7 @@ from models.mask_transformer.masking import (
     training_mask,
     validation_mask,
 )
+from models.mask_transformer.mirror import Mirror, Poses
 from models.mask_transformer.network import ImageEncoding, MaskTransformer, TransformerOutput
 from models.mask_transformer.noise import add_noise, noise_level
 from models.mask_transformer.optimisation import build_optimizer
@@ -87,6 +88,7 @@ class MoRoSystem(pl.LightningModule):
     loss               holds the regressors, as buffers outside the state dict
     body_id            name of the body the meshes belong to, kept in the checkpoint
     placement          None: recovered bodies stand where the network says
+    mirror             None: a clip is looked at once
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class MoRoSystem(pl.LightningModule):
         loss: MoRoLoss,
         body_id: str,
         placement: LandmarkPlacement | None = None,
+        mirror: Mirror | None = None,
     ) -> None:
         super().__init__()
         self.cfg, self.task, self.body_id = cfg, str(cfg.model.task), body_id
@@ -108,6 +111,7 @@ class MoRoSystem(pl.LightningModule):
         self.smoother = smoother
         self.loss = loss
         self.placement = placement
+        self.mirror = mirror
         self.decoding = DecodingOptions(**cfg.model.test.generate)
         self.tokens_once = TokensOnce()
         self._validated = 0  # samples of the running validation that this process has had
@@ -422,18 +426,13 @@ class MoRoSystem(pl.LightningModule):
         batch = self.prepare(batch, testing=True)
         ids = batch["ids"]
         mask = validation_mask(model.mode, ids.shape, model.mask_ratio, device=ids.device)
-        image = self.encode_image(batch)
-        cano_input = batch.get("cano_traj_noisy")
         masked = ids.masked_fill(mask, self.mask_transformer.mask_id)
-        result = generate(
-            self.mask_transformer, masked, image=image, cano_input=cano_input, options=self.decoding
-        )
-        output, sigma = result.output, model.test.smooth
-        mesh = self.decode_tokens(smooth_in_time(result.tokens, sigma), frames)
+        result, poses = self._look(batch, masked, frames)
+        if self.mirror is not None and mask.all():  # true tokens have no mirror image
+            again = self.prepare(self.mirror.batch(batch), testing=True)
+            poses = self.mirror.mean(poses, self._look(again, masked, frames)[1])
+        mesh, rotation, translation, contact = poses
         with self.full_precision():
-            rotation, translation = self._final_poses(batch, output)
-            rotation = smooth_rotations(rotation, sigma)
-            contact = None if self.task == "image" else output.contact
             if self.placement is not None:
                 translation = self.placement(batch, mesh, rotation, translation, contact, frames)
             vertices = mesh @ rotation[:, frames].mT + translation[:, frames]
@@ -446,9 +445,26 @@ class MoRoSystem(pl.LightningModule):
             masked_ids=masked,
             confidence=result.confidence,
             local_mesh=mesh,
-            cano_input=cano_input,
-            output=output,
+            cano_input=batch.get("cano_traj_noisy"),
+            output=result.output,
         )
+
+    def _look(self, batch: Batch, masked: Tensor, frames: slice) -> tuple[Generation, Poses]:
+        """Tokens generated for a prepared batch, and the poses they stand for, smoothed in time."""
+        result = generate(
+            self.mask_transformer,
+            masked,
+            image=self.encode_image(batch),
+            cano_input=batch.get("cano_traj_noisy"),
+            options=self.decoding,
+        )
+        sigma = self.cfg.model.test.smooth
+        mesh = self.decode_tokens(smooth_in_time(result.tokens, sigma), frames)
+        with self.full_precision():
+            rotation, translation = self._final_poses(batch, result.output)
+            rotation = smooth_rotations(rotation, sigma)
+        contact = None if self.task == "image" else result.output.contact
+        return result, Poses(mesh, rotation, translation, contact)
 
     def _final_poses(self, batch: Batch, output: TransformerOutput) -> tuple[Tensor, Tensor]:
         if self.task == "motion":

@@ -104,7 +104,8 @@ def held_out_tables(
     Methods: MoRo (what the demo does, on whole sequences), its single-frame stage, the same with hidden
     joints interpolated in time, and the mean pose placed where the single-frame stage says.
     """
-    video, frame = load_stage("video_train", overrides), load_stage("video_pretrain", overrides)
+    video = load_stage("video_train", overrides)
+    frame = load_stage("video_pretrain", [*overrides, "model.test.mirror=false"])
     body = load_body_model(video.cfg.dataset.bm_path, video.cfg.dataset.model_type)
     single, mean, tables = Remembered(frame_method(frame)), None, {}
     for name in scenarios:

@@ -24,6 +24,7 @@ from models.mask_transformer.build import (
     resolve_paths,
 )
 from models.mask_transformer.data.module import collate
+from models.mask_transformer.mirror import MIRRORED_TOKENS
 from models.mask_transformer.results import mode_name
 from models.mask_transformer.system import MoRoSystem, Recovered
 from models.recovery.condition import PersonCondition, add_crops, condition_of_track, crops_file
@@ -308,7 +309,9 @@ def recover_meshes(
         add_crops(people, frames, tuple(cfg.dataset.crop_res), folder / WORK_FOLDER)
     neighbours = cfg.model.backbone.neighbours
     dataset = DemoDataset(people, K, cfg.dataset.clip_len, cfg.dataset.overlap_len, neighbours)
-    tokens = FrameTokens(system.backbone, dataset, system.device)
+    tokens = {"cond": FrameTokens(system.backbone, dataset, system.device)}
+    if system.mirror is not None:
+        tokens[MIRRORED_TOKENS] = FrameTokens(system.backbone, dataset, system.device, mirrored=True)
     vertices: dict[str, RowFile] = {}
     contact: dict[str, NDArray] = {}
     for index in tqdm(range(len(dataset)), desc="recover", unit="window", disable=None):
@@ -327,14 +330,17 @@ def recover_meshes(
 
 
 def recover_window(
-    cfg: DictConfig, system: MoRoSystem, item: dict, tokens: FrameTokens, window: Window
+    cfg: DictConfig, system: MoRoSystem, item: dict, tokens: Mapping[str, FrameTokens], window: Window
 ) -> Recovered:
-    """`system.recover` on one window, at the precision of `demo.precision`; meshes of the kept frames."""
+    """`system.recover` on one window, at the precision of `demo.precision`; meshes of the kept frames.
+
+    tokens  of the backbone, by their key in the batch
+    """
     batch = collate([item])
     batch = {k: v.to(system.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
     low = low_precision(cfg.demo.precision)
     with torch.inference_mode(), torch.autocast(system.device.type, torch.bfloat16, enabled=low):
-        batch["cond"] = tokens.of(window)
+        batch |= {key: made.of(window) for key, made in tokens.items()}
         return system.recover(batch, window.kept)
 
 

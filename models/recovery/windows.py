@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from models.backbones.base import Backbone
 from models.mask_transformer.data.windows import windows_of
+from models.mask_transformer.mirror import mirror_images
 from models.mask_transformer.tokens import TokensOnce
 from models.recovery.condition import PersonCondition
 from moro.geometry.boxes import neighbour_landmarks
@@ -106,10 +107,15 @@ class DemoDataset(Dataset):
 
 
 class FrameTokens:
-    """The backbone's tokens of windows, each frame's made once, and not many crops in memory at once."""
+    """The backbone's tokens of windows, each frame's made once, and not many crops in memory at once.
 
-    def __init__(self, backbone: Backbone, dataset: DemoDataset, device: torch.device) -> None:
-        self.backbone, self.dataset, self.device = backbone, dataset, device
+    mirrored  of the frames as a mirror shows them
+    """
+
+    def __init__(
+        self, backbone: Backbone, dataset: DemoDataset, device: torch.device, mirrored: bool = False
+    ) -> None:
+        self.backbone, self.dataset, self.device, self.mirrored = backbone, dataset, device, mirrored
         self.once = TokensOnce()
 
     def of(self, window: Window) -> Tensor:
@@ -122,5 +128,7 @@ class FrameTokens:
         for start in range(window.start + part.start, window.start + part.stop, TOKEN_FRAMES):
             frames = slice(start, min(start + TOKEN_FRAMES, window.start + part.stop))
             images = self.dataset.images(window.person, frames)
+            if self.mirrored:
+                images = mirror_images(images)
             found.append(self.backbone({key: value[None].to(self.device) for key, value in images.items()}))
         return torch.cat(found, dim=1)
