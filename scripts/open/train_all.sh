@@ -14,7 +14,7 @@ PYTHON=${PYTHON:-python}
 TOKENIZER=exp/mesh_vqvae/mesh-vqvae-open-$TAG
 RUN=exp/mask_transformer/MIMO-keypoints-$TAG
 COMMON="preset=open tag=$TAG trainer.enable_progress_bar=false"
-STAGE="$COMMON model.vqvae.model_path=$TOKENIZER/tokenizer.safetensors model.backbone.weights=backbone_pretrain_longer"
+STAGE="$COMMON model.vqvae.model_path=$TOKENIZER/tokenizer.safetensors model.backbone.weights=backbone_pretrain_settled"
 
 # run <folder of the run> <threads> <python arguments ...>: once, resumed if interrupted; wall time to <folder>/times.txt
 run() {
@@ -38,13 +38,19 @@ stage() { # <stage> <threads> [overrides ...]
 
 cache() { OMP_NUM_THREADS=1 $PYTHON scripts/open/cache_motion.py $STAGE "$@"; }
 
-# The backbone begins while there is no tokenizer yet, and goes on from its weights, with mesh tokens as a further
-# target and the rate raised once more.
-longer() {
-  local folder=$RUN/backbone_pretrain_longer
-  local start="resume_weights_only=true resume_ckpt=$RUN/backbone_pretrain/checkpoints/last.ckpt"
+# further <name> <run it goes on from> [overrides ...]: the backbone from weights it has, the rate raised once more
+further() {
+  local name=$1 folder=$RUN/backbone_pretrain_$1
+  local start="resume_weights_only=true resume_ckpt=$RUN/$2/checkpoints/last.ckpt"
+  shift 2
   [ -e "$folder/checkpoints/last.ckpt" ] && start= # interrupted: from its own
-  run "$folder" 1 train_mask_transformer.py option=backbone_pretrain subtag=longer $STAGE trainer.max_steps=32000 $start
+  run "$folder" 1 train_mask_transformer.py option=backbone_pretrain "subtag=$name" $STAGE "$@" $start
+}
+
+# The backbone begins while there is no tokenizer yet; from then on mesh tokens are a target, too.
+backbone() {
+  further longer backbone_pretrain trainer.max_steps=36000
+  further settled backbone_pretrain_longer trainer.max_steps=22000 optim.lr=5e-4
 }
 
 [ -e datasets/open/motion/index.json ] || $PYTHON scripts/preprocess/process_mocap.py --source "$SOURCE"
@@ -56,7 +62,7 @@ run "$TOKENIZER" 1 train_mesh_vqvae.py $COMMON
 cache # token ids
 wait $pid
 
-{ longer; stage image_pretrain 1; stage video_pretrain 1; } &
+{ backbone; stage image_pretrain 1; stage video_pretrain 1; } &
 pid=$!
 stage pose_pretrain 1
 stage motion_pretrain 1

@@ -59,7 +59,7 @@ from moro.synth.skeleton import (
 SPEED = (0.8, 1.25)  # of a training clip relative to the capture
 MIRRORED = 0.5  # share of mirrored training clips
 FAMILY_POWER = 0.5  # a family's share of the samples grows with this power of its length
-DRAW_FRAMES, DRAW_SPACING = 16, 3  # clip length 1: frames of one draw of `draws`, and frames between them
+DRAW_FRAMES, DRAW_SPACING = 8, 7  # clip length 1: frames of one draw of `draws`, and frames between them
 DRAW_EPOCHS = 20  # so long is a draw kept: observers seen too often are learned by heart
 SINGLE_FRAME_STRIDE = 5  # of the frames per epoch and in validation when the clip length is 1
 ALONE = 0.15  # share of training clips whose frames know nothing of their neighbours
