@@ -38,7 +38,8 @@ HOLDERS = {
 }  # fmt: skip
 SHIFT = 0.05  # metres the body may move
 POINT_SIGMA = 0.03  # metres: landmark of the detector against that of the body
-OUTLIER = 0.07  # metres: one so far off counts for half
+OUTLIER = 0.1  # metres: one so far off counts for a quarter, farther ones for next to nothing: behind other
+# people the detector is sure of limbs that it reads somewhere else, and the network knows better
 DOUBT = 3  # power of the weights: landmarks of hidden limbs are guesses, and must not turn anything
 ROUNDS = 3  # of reweighting
 SMOOTH = 3.0  # frames: what the detector's trembling would do to the limbs
@@ -124,7 +125,7 @@ def _solve(points: Tensor, joints: Tensor, rays: Tensor, weight: Tensor) -> tupl
     solution = J.new_zeros(len(J), J.shape[-1])
     for _ in range(ROUNDS):
         left = off + (J @ solution[..., None])[..., 0].view_as(off)
-        trust = weight / (1 + left.square().sum(-1) / OUTLIER**2) / POINT_SIGMA**2  # (T, L)
+        trust = weight / (1 + left.square().sum(-1) / OUTLIER**2) ** 2 / POINT_SIGMA**2  # (T, L)
         solution = _minimum(J, off, trust, np.append(np.repeat(allowed, 3), [SHIFT] * 3))
     return _as_turns(solution[:, :-3], moving), solution[:, -3:].float()
 
