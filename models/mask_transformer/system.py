@@ -55,7 +55,8 @@ Batch = dict[str, Any]
 MESHES_PER_PASS = 64  # frames decoded at once without gradient
 UNSEEDED = Draws()
 REPEATED = (VisionBlock, Block, PostNormLayer)
-# Heads without a loss (spec: models 3.11).
+# Heads without a loss (spec: models 3.11). In task image contact has one where a batch says what stands; runs
+# with trainer.strategy=fsdp do without, as they cannot know beforehand.
 UNASKED = {
     "motion": (),
     "image": ("d_contact_regressor",),

@@ -51,7 +51,7 @@ SCENARIOS = {
     "clean": WorldRanges(occlusion=_CLEAR),  # nothing occluded but by the image border
     "hidden": WorldRanges(occlusion=_HIDDEN),  # lower body or one side, once in four seconds
     "gap": WorldRanges(occlusion=replace(_ONLY_HIDDEN, seconds=(2.0, 2.0))),  # two seconds each time
-    "mixed": WorldRanges(),  # as in training
+    "mixed": WorldRanges(),  # all kinds; training adds claimed limbs and tilted cameras (training_world)
     "crowd": WorldRanges(occlusion=_HIDDEN, detector=replace(CROWDED, claimed=1.0)),  # hidden by people
     "exact": WorldRanges(occlusion=_CLEAR, detector=EXACT),  # clean, from landmarks without errors
 }

@@ -35,6 +35,7 @@ from moro.video.tracks import Track, cache_key, load_tracks, save_tracks
 logger = logging.getLogger(__name__)
 
 CALIBRATION = "Calib.qca.txt"
+DECIDING = ("cam01", "cam02")  # cameras to decide by while developing; the others are for the final report
 CLIPS = {"clean": "single_{}.mp4", "occluded": "multi_{}.mp4"}
 LAG = {"clean": 0.0, "occluded": 0.5}  # frames: the occluded files show everything 1/60 s later (measured)
 MAX_REPROJECTION = 15.0  # pixels; a reference worse than this is of no use
@@ -59,7 +60,7 @@ def compare_with_reference(
     names   cameras to measure; None: all. The reference is made from all in any case
     Raises MoroError if a file is missing or the reference is not consistent.
     """
-    cameras = read_calibration(_existing(folder / CALIBRATION))
+    cameras = cameras_of(folder)
     reference = load_reference(cfg, cameras, folder, work)
     result: Result = {}
     for shown in subjects(cfg, cameras, reference, folder, names, work):
@@ -70,6 +71,11 @@ def compare_with_reference(
         found["BlazePose"]["Seen [%]"] = 100 * shown.track.presence
         result.setdefault(shown.camera.name, {})[shown.kind] = found
     return result, reference
+
+
+def cameras_of(folder: Path) -> list[CalibratedCamera]:
+    """The cameras of the clips in `folder`. Raises MoroError if their calibration is missing or damaged."""
+    return read_calibration(_existing(folder / CALIBRATION))
 
 
 class Subject(NamedTuple):

@@ -22,14 +22,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from models.mask_transformer.build import choose_checkpoint, resolve_paths
 from models.recovery.heldout import format_table, held_out_tables, transposed
 from models.recovery.pipeline import load_system, videos_of
-from models.recovery.real_video import compare_with_reference, summary
+from models.recovery.real_video import DECIDING, compare_with_reference, summary
 from models.recovery.withheld import measure_withheld
 from moro.body.loading import load_body_model
 from moro.config import compose_config
 from moro.errors import ExitOnMoroError, MoroError
 from moro.io.atomic import write_json
 
-DECIDING = ("cam01", "cam02")
 SAMPLE = Path("downloads/sports2d.mp4")
 
 

@@ -4,7 +4,7 @@
                                     [key=value ...]
 
 Scenarios: clean (nothing hidden), hidden (lower body or one side for 1-2 s), gap (the same for 2 s),
-mixed (as in training). Not by default: crowd (hidden by people: the detector is sure of what it reads there),
+mixed (all kinds). Not by default: crowd (hidden by people: the detector is sure of what it reads there),
 exact (clean, and the landmarks have no errors).
 
 Methods: MoRo (what the demo does, on whole sequences), its single-frame stage, the same with hidden joints

@@ -18,13 +18,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from models.recovery.heldout import Table, format_table
-from models.recovery.real_video import CALIBRATION, CLIPS, Subject, load_reference, subjects
+from models.recovery.real_video import CLIPS, DECIDING, Subject, cameras_of, load_reference, subjects
 from models.recovery.reference import POINTS
 from moro.body.skeleton import LANDMARK_NAMES
 from moro.config import compose_config
 from moro.errors import ExitOnMoroError
-from moro.io.qualisys import read_calibration
-from scripts.open.benchmark import DECIDING
 
 FAR = 0.08  # of the person's size: the limb is somewhere else
 
@@ -43,7 +41,7 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     cfg = compose_config("demo", ["preset=open", *arguments.overrides])
-    cameras = read_calibration(arguments.data / CALIBRATION)
+    cameras = cameras_of(arguments.data)
     reference = load_reference(cfg, cameras, arguments.data, arguments.work)
     names = None if arguments.all_cameras else DECIDING
     tables: dict[str, Table] = {}

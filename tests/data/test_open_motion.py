@@ -14,6 +14,7 @@ from models.mask_transformer.data.open_motion import (
     DRAW_EPOCHS,
     OpenMotionDataset,
     WorldRanges,
+    build,
     read_motions,
     sampling_probability,
     training_world,
@@ -280,6 +281,10 @@ def test_bad_files_say_what_to_do(tmp_path: Path, damage: str, message: str) -> 
 def test_bad_options_are_refused(root: Path, body: BodyModel, tmp_path: Path) -> None:
     with pytest.raises(MoroError, match="overlap_len"):
         _dataset(root, body, clip_len=5, overlap_len=5)
+    cfg = compose_config("config", ["option=video_pretrain", "preset=open", "dataset.cache_tokens=false"])
+    cfg.dataset.dataset_root = str(root)
+    with pytest.raises(MoroError, match="cache_tokens=false leaves nothing"):
+        build(cfg, "train")
     with pytest.raises(MoroError, match="No .npz motion files"):
         process_mocap.main(["--source", str(tmp_path), "--output", str(tmp_path / "out")])
 

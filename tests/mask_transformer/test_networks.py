@@ -78,7 +78,7 @@ def test_anchor_f_motion_and_image() -> None:
     image = small_network("image")(cond=cond, bbox=bbox)
     expected = [-0.310466, -0.418088, 0.149315, -0.145942, 0.309077, 0.427614, -0.279633]
     close(image.logits[0, :, 0, 0], expected)
-    assert image.cano_traj is None
+    assert image.contact.shape == (1, 4, 4) and image.cano_traj is None
 
 
 def test_anchor_i_smoother() -> None:

@@ -442,6 +442,8 @@ def build(cfg: DictConfig, split: str) -> OpenMotionDataset:
         world=training_world(dataset) if split == "train" else None,
         seed=cfg.seed if split == "train" else 0,
     )
+    if not dataset.cache_tokens and cfg.model.task != "backbone":
+        raise MoroError("dataset.cache_tokens=false leaves nothing to learn from but for backbone_pretrain.")
     if split == "train" and dataset.cache_variants:
         counts = dataset.cache_variants, dataset.cache_mixed
         index = hashlib.sha256((root / "motion" / "index.json").read_bytes()).hexdigest()
