@@ -65,7 +65,7 @@ class Mirror(nn.Module):
         sign = poses.mesh.new_tensor((-1.0, 1.0, 1.0))
         contact = poses.contact
         return Poses(
-            poses.mesh[..., self.vertices, :] * sign,
+            poses.mesh[..., self.vertices, :].mul_(sign),  # of the copy that the indices make
             poses.rotation * sign[:, None] * sign,
             poses.translation * sign,
             None if contact is None else contact[..., CONTACTS[: contact.shape[-1]]],
@@ -75,7 +75,7 @@ class Mirror(nn.Module):
         """Half-way between poses of a clip and of its mirror image."""
         other = self.back(mirrored)
         return Poses(
-            (own.mesh + other.mesh) / 2,
+            other.mesh.add_(own.mesh).div_(2),  # in place: meshes of a window are large
             roma.special_procrustes(own.rotation + other.rotation),
             (own.translation + other.translation) / 2,
             None if own.contact is None else (own.contact + other.contact) / 2,

@@ -428,11 +428,14 @@ class MoRoSystem(pl.LightningModule):
         ids = batch["ids"]
         mask = validation_mask(model.mode, ids.shape, model.mask_ratio, device=ids.device)
         masked = ids.masked_fill(mask, self.mask_transformer.mask_id)
-        result, poses = self._look(batch, masked, frames)
+        mirrored = None
         if self.mirror is not None and mask.all():  # true tokens have no mirror image
             again = self.prepare(self.mirror.batch(batch), testing=True)
-            poses = self.mirror.mean(poses, self._look(again, masked, frames)[1])
-        mesh, rotation, translation, contact = poses
+            mirrored = self._look(again, masked, frames)[1]  # first, as the logits of the other look are kept
+        result, poses = self._look(batch, masked, frames)
+        mesh, rotation, translation, contact = (
+            poses if mirrored is None else self.mirror.mean(poses, mirrored)
+        )
         with self.full_precision():
             if self.placement is not None:
                 translation = self.placement(batch, mesh, rotation, translation, contact, frames)
