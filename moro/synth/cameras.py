@@ -25,7 +25,7 @@ class CameraRanges:
     max_elevation: float = 50.0  # steepest view of the person, up or down
     roll_sigma: float = 2.0  # normal, cut at three sigma
     tilted_share: float = 0.0  # of the cameras are held askew instead:
-    tilted: tuple[float, float] = (-30.0, 30.0)
+    tilted: tuple[float, float] = (-18.0, 18.0)
     close_share: float = 0.12  # of the cameras are so close that they see part of the person:
     close: tuple[float, float] = (0.95, 2.2)
     aim_x: tuple[float, float] = (0.2, 0.8)  # where in the image the person stands at that frame

@@ -29,7 +29,7 @@ from moro.io.atomic import atomic_path
 
 _log = logging.getLogger(__name__)
 
-LAYOUT = 4  # of the files; a change makes old folders stale
+LAYOUT = 2  # of the files; a change makes old folders stale
 CHUNK = 256  # frames posed at once
 FIRST_ROWS = 65_536  # a large array from the start
 Tokenise = Callable[[Tensor], Tensor]  # local meshes (F, V, 3) → ids (F, J)

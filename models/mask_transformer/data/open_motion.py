@@ -54,9 +54,7 @@ from moro.synth.skeleton import (
     mirror_local_rotations,
     resample_linear,
     resample_rotations,
-    rest_offsets,
 )
-from moro.synth.variety import varied
 
 SPEED = (0.8, 1.25)  # of a training clip relative to the capture
 MIRRORED = 0.5  # share of mirrored training clips
@@ -223,7 +221,7 @@ class OpenMotionDataset(ClipDataset):
         """Take training people from the cache in `folder`, which is made if need be.
 
         variants    performances of each motion
-        mixed       as many again with the arms and head of another motion and all joints turned somewhat
+        mixed       as many again with the arms and head of another motion
         show_mixed  samples are of those as well
         """
         self._kinds = [kind >= variants for kind in range(variants + mixed)]
@@ -256,20 +254,18 @@ class OpenMotionDataset(ClipDataset):
         rng = np.random.default_rng((self.seed, number, variant))
         speed = _speed(rng)
         count = max(STATISTICS_CLIP_LENGTH, int((len(motion) - 1) / speed) + 1)
-        rotations, pelvis = self._poses(motion, self._times(motion, 0.0, speed, count))
-        if mixed:
-            rotations[:, UPPER_BODY] = self._other_upper_body(rng, count)
-            rotations, pelvis = varied(rotations, pelvis, rest_offsets(self._rest), rng)
+        times = self._times(motion, 0.0, speed, count)
+        upper = self._other_upper_body(rng, count) if mixed else None
         state = rng.bit_generator.state
         for rows in torch.arange(count).split(CHUNK):
             rng.bit_generator.state = state  # the same person in all runs
-            yield self._person(rotations[rows], pelvis[rows], rng)
+            yield self._person(motion, times[rows], rng, None if upper is None else upper[rows])
 
     def _other_upper_body(self, rng: np.random.Generator, count: int) -> Tensor:
         """(count, 10, 3, 3) arms and head of a random motion, from a random moment on."""
         other = self.motions[rng.choice(len(self.motions), p=self.probability)]
         times = self._times(other, rng.uniform(0, len(other) - 1), 1.0, count)
-        return self._poses(other, times)[0][:, UPPER_BODY]
+        return _rotations(other, times)[:, UPPER_BODY]
 
     def _from_cache(self, rng: np.random.Generator, frames: int, stride: int = 1) -> dict[str, Any]:
         """A clip of a performance, turned to a random heading, with its token ids (F, J)."""
@@ -324,7 +320,7 @@ class OpenMotionDataset(ClipDataset):
         before = min(self.reach, int(start / speed))
         after = min(self.reach, max(0, int((len(motion) - 1 - start) / speed) - frames + 1))
         times = self._times(motion, start - before * speed, speed, before + frames + after)
-        sample = self._observed(self._person(*self._poses(motion, times), rng), rng, name)
+        sample = self._observed(self._person(motion, times, rng), rng, name)
         return self._part(sample, slice(before, before + frames), rng)
 
     def _part(
@@ -356,14 +352,17 @@ class OpenMotionDataset(ClipDataset):
             entries["img_paths"] = [f"frame_{frame:05d}" for frame in range(len(world_joints))]
         return entries
 
-    def _poses(self, motion: Motion, times: Tensor) -> tuple[Tensor, Tensor]:
-        """Rotations (F, 22, 3, 3) and pelvis (F, 3) of a motion at fractional frames (F,)."""
-        first, last = int(times.min().floor()), int(times.max().ceil()) + 1
-        rotations = resample_rotations(rotvec_to_matrix(motion.rotvec[first:last]), times - first)
-        return rotations, resample_linear(motion.transl, times) + self._rest[0]
+    def _person(
+        self, motion: Motion, times: Tensor, rng: np.random.Generator, upper: Tensor | None = None
+    ) -> LocalBody:
+        """The body in the world at the given frames, with a shape, mirror image and heading of its own.
 
-    def _person(self, rotations: Tensor, pelvis: Tensor, rng: np.random.Generator) -> LocalBody:
-        """The body in the world in the given poses, with a shape, mirror image and heading of its own."""
+        upper  (F, 10, 3, 3) rotations of UPPER_BODY instead of the motion's
+        """
+        rotations = _rotations(motion, times)
+        if upper is not None:
+            rotations[:, UPPER_BODY] = upper
+        pelvis = resample_linear(motion.transl, times) + self._rest[0]
         if self.split == "train" and rng.random() < MIRRORED:
             rotations = mirror_local_rotations(rotations)
             pelvis = pelvis * torch.tensor([-1.0, 1.0, 1.0])
@@ -372,7 +371,7 @@ class OpenMotionDataset(ClipDataset):
         parameters = BodyParameters(
             global_orient=turn @ rotations[:, 0],
             body_pose=rotations[:, 1:],
-            betas=self.body.clamp_betas(betas).expand(len(pelvis), -1),
+            betas=self.body.clamp_betas(betas).expand(len(times), -1),
             transl=pelvis @ turn.T,
         )
         return self._on_own_legs(local_body(self.body, parameters), parameters.transl)
@@ -510,6 +509,12 @@ def sampling_probability(motions: list[Motion]) -> np.ndarray:
         totals[motion.family] = totals.get(motion.family, 0) + len(motion)
     weight = np.array([len(motion) * totals[motion.family] ** (FAMILY_POWER - 1) for motion in motions])
     return weight / weight.sum()
+
+
+def _rotations(motion: Motion, times: Tensor) -> Tensor:
+    """(F, 22, 3, 3) of a motion at fractional frames (F,)."""
+    first, last = int(times.min().floor()), int(times.max().ceil()) + 1
+    return resample_rotations(rotvec_to_matrix(motion.rotvec[first:last]), times - first)
 
 
 def _speed(rng: np.random.Generator) -> float:
