@@ -22,6 +22,7 @@ from moro.body.loading import write_compact
 from scripts.open.open_body.body import Body, Skeleton
 from scripts.open.open_body.correctives import fit_correctives, held_out_error, sample_poses
 from scripts.open.open_body.points import define_points, landmark_regressor, vertex_joints
+from scripts.open.open_body.readings import moved_to_readings
 from scripts.open.open_body.regressors import posed_regressor, rest_regressor, sample_training_bodies
 from scripts.open.open_body.shape import (
     Adults,
@@ -45,7 +46,7 @@ from scripts.open.open_body.source import (
 from scripts.open.open_body.surface import Surface, decimate, exterior_surface
 from scripts.open.open_body.tpose import tpose_rotations
 
-BUILD_VERSION = 1
+BUILD_VERSION = 2
 NUM_BETAS = 10
 NUM_ADULTS = 3000
 NUM_POSES = 1500
@@ -151,6 +152,13 @@ def write_body(
     Rest joints are stored (J_template, J_shapedirs), so that both resolutions have exactly the same.
     """
     surface = body.surface
+    landmarks = moved_to_readings(
+        landmark_regressor(points, body.template, surface, regressor),
+        body.template,
+        body.shapedirs,
+        surface.weights,
+        surface.mirror,
+    )
     metadata = {
         "name": path.stem,
         "build_version": BUILD_VERSION,
@@ -173,9 +181,7 @@ def write_body(
         "joint_names": np.array(JOINTS),
         "mirror_vertices": surface.mirror.astype(np.uint16),
         "beta_limit": limit.astype(np.float32),
-        "landmark_regressor": landmark_regressor(points, body.template, surface, regressor).astype(
-            np.float32
-        ),
+        "landmark_regressor": landmarks.astype(np.float32),
         "vertex_joints": vertex_joints(points, body.template, surface).astype(np.uint16),
         "metadata": np.array(json.dumps(metadata)),
     }
