@@ -49,8 +49,7 @@ further() {
 
 # The backbone begins while there is no tokenizer yet; from then on mesh tokens are a target, too.
 backbone() {
-  further longer backbone_pretrain trainer.max_steps=36000
-  further settled backbone_pretrain_longer trainer.max_steps=22000 optim.lr=5e-4
+  further settled backbone_pretrain trainer.max_steps=40000
 }
 
 [ -e datasets/open/motion/index.json ] || $PYTHON scripts/preprocess/process_mocap.py --source "$SOURCE"
