@@ -43,7 +43,7 @@ backbone() {
   local folder=$RUN/backbone_pretrain_settled
   local start="resume_weights_only=true resume_ckpt=$RUN/backbone_pretrain/checkpoints/last.ckpt"
   [ -e "$folder/checkpoints/last.ckpt" ] && start= # interrupted: from its own
-  run "$folder" 1 train_mask_transformer.py option=backbone_pretrain subtag=settled $STAGE trainer.max_steps=40000 $start
+  run "$folder" 1 train_mask_transformer.py option=backbone_pretrain subtag=settled $STAGE trainer.max_steps=32000 $start
 }
 
 [ -e datasets/open/motion/index.json ] || $PYTHON scripts/preprocess/process_mocap.py --source "$SOURCE"
