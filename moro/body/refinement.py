@@ -28,8 +28,8 @@ from moro.geometry.smoothing import smooth_in_time
 
 # Joints that turn, and by how much they may, radians.
 TURNS = {
-    "pelvis": 0.1, "spine3": 0.1, "neck": 0.15, "hip": 0.35, "knee": 0.35, "ankle": 0.2, "shoulder": 0.4,
-    "elbow": 0.4, "wrist": 0.2,
+    "pelvis": 0.2, "spine1": 0.1, "spine2": 0.1, "spine3": 0.1, "neck": 0.15, "hip": 0.3, "knee": 0.35,
+    "ankle": 0.2, "shoulder": 0.35, "elbow": 0.4, "wrist": 0.2,
 }  # fmt: skip
 # The joint whose turn moves a landmark last; the first word found in its name decides.
 HOLDERS = {
@@ -37,8 +37,8 @@ HOLDERS = {
     "index": "wrist", "thumb": "wrist", "hip": "pelvis", "knee": "hip", "ankle": "knee", "heel": "ankle",
 }  # fmt: skip
 SHIFT = 0.05  # metres the body may move
-POINT_SIGMA = 0.03  # metres: landmark of the detector against that of the body
-OUTLIER = 0.1  # metres: one so far off counts for a quarter, farther ones for next to nothing: behind other
+POINT_SIGMA = 0.02  # metres: landmark of the detector against that of the body
+OUTLIER = 0.07  # metres: one so far off counts for a quarter, farther ones for next to nothing: behind other
 # people the detector is sure of limbs that it reads somewhere else, and the network knows better
 DOUBT = 3  # power of the weights: landmarks of hidden limbs are guesses, and must not turn anything
 ROUNDS = 3  # of reweighting
@@ -47,7 +47,7 @@ CHUNK = 256  # frames solved at once
 # Of the legs whose feet stand, radians; their feet may miss the place by FOOT_SIGMA metres.
 LEG_TURNS = {"hip": 0.35, "knee": 0.35, "ankle": 0.35}
 FOOT_SIGMA = 0.003
-STANDING_BIAS = 0.35  # of contact's logits: a foot wrongly held bends a leg a little, one that slides is seen
+STANDING_BIAS = 0.7  # of contact's logits: a foot wrongly held bends a leg a little, one that slides is seen
 LEG_ROUNDS = 2  # the turns are small, but not all of them
 
 
