@@ -13,7 +13,7 @@ TAG=${1:?usage: scripts/open/ablations.sh <tag of a finished train_all.sh>}
 PYTHON=${PYTHON:-python}
 BACKBONE_STEPS=${BACKBONE_STEPS:-1500} VIDEO_STEPS=${VIDEO_STEPS:-150} VIDEO_RATE=${VIDEO_RATE:-3e-4} # few steps: a high rate
 RUN=exp/mask_transformer/MIMO-keypoints-$TAG
-COMMON="preset=open tag=$TAG trainer.enable_progress_bar=false model.backbone.weights=backbone_pretrain_settled
+COMMON="preset=open tag=$TAG trainer.enable_progress_bar=false model.backbone.weights=backbone_pretrain_longer
   model.vqvae.model_path=exp/mesh_vqvae/mesh-vqvae-open-$TAG/tokenizer.safetensors"
 
 ablate() { # <stage> <threads> <steps> <name> [overrides ...]

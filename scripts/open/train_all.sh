@@ -14,7 +14,7 @@ PYTHON=${PYTHON:-python}
 TOKENIZER=exp/mesh_vqvae/mesh-vqvae-open-$TAG
 RUN=exp/mask_transformer/MIMO-keypoints-$TAG
 COMMON="preset=open tag=$TAG trainer.enable_progress_bar=false"
-STAGE="$COMMON model.vqvae.model_path=$TOKENIZER/tokenizer.safetensors model.backbone.weights=backbone_pretrain_settled"
+STAGE="$COMMON model.vqvae.model_path=$TOKENIZER/tokenizer.safetensors model.backbone.weights=backbone_pretrain_longer"
 
 # run <folder of the run> <threads> <python arguments ...>: once, resumed if interrupted; wall time to <folder>/times.txt
 run() {
@@ -38,19 +38,12 @@ stage() { # <stage> <threads> [overrides ...]
 
 cache() { OMP_NUM_THREADS=1 $PYTHON scripts/open/cache_motion.py $STAGE "$@"; }
 
-# further <name> <run it goes on from> [overrides ...]: the backbone from weights it has, the rate raised once more
-further() {
-  local name=$1 folder=$RUN/backbone_pretrain_$1
-  local start="resume_weights_only=true resume_ckpt=$RUN/$2/checkpoints/last.ckpt"
-  shift 2
-  [ -e "$folder/checkpoints/last.ckpt" ] && start= # interrupted: from its own
-  run "$folder" 1 train_mask_transformer.py option=backbone_pretrain "subtag=$name" $STAGE "$@" $start
-}
-
-# The backbone begins while there is no tokenizer yet; from then on mesh tokens are a target, too.
+# The backbone begins while there is no tokenizer yet; then it goes on with mesh tokens as a target, too.
 backbone() {
-  further longer backbone_pretrain trainer.max_steps=32000
-  further settled backbone_pretrain_longer trainer.max_steps=50000 optim.lr=5e-4
+  local folder=$RUN/backbone_pretrain_longer
+  local start="resume_weights_only=true resume_ckpt=$RUN/backbone_pretrain/checkpoints/last.ckpt"
+  [ -e "$folder/checkpoints/last.ckpt" ] && start= # interrupted: from its own
+  run "$folder" 1 train_mask_transformer.py option=backbone_pretrain subtag=longer $STAGE trainer.max_steps=32000 $start
 }
 
 [ -e datasets/open/motion/index.json ] || $PYTHON scripts/preprocess/process_mocap.py --source "$SOURCE"
