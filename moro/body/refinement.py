@@ -1,4 +1,4 @@
-"""Limbs turned until the body's landmarks lie where a detector saw them (docs/design.md 4.1).
+"""Trunk and limbs turned until the body's landmarks lie where a detector saw them (docs/design.md 4.1).
 
 A network that has seen few motions damps wide and fast ones, though the image shows where the hands are. Each
 frame is a small least-squares problem: small turns of the joints move the landmarks below them linearly; how
